@@ -1,0 +1,1 @@
+//! Roles, databases and grants: observe, plan (pure), apply.

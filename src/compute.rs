@@ -1,0 +1,1 @@
+//! The heart: state, lifecycle and supervision of one compute.

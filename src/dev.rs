@@ -1,0 +1,1 @@
+//! The embedded default: storage and a compute on this machine.

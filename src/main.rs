@@ -1,0 +1,3 @@
+//! The `glowplug` program: picks a role, and maps errors to exit codes.
+
+fn main() {}

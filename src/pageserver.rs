@@ -1,0 +1,1 @@
+//! What a compute asks of pageservers and the storage controller.

@@ -1,0 +1,1 @@
+//! The snapshot of what is true now, and who tells it.

@@ -1,0 +1,1 @@
+//! The proposer of the safekeepers' consensus, sync and the WAL relay.

@@ -1,0 +1,1 @@
+//! Where a spec comes from; each source is a stream of events.

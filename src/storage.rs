@@ -1,0 +1,2 @@
+//! The development storage: safekeepers, a pageserver and a storage-controller
+//! endpoint that speak the real wire protocols. For development and tests only.

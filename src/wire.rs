@@ -1,0 +1,2 @@
+//! Pure codecs shared by both ends of each storage protocol: bytes in, values
+//! out, and back. No sockets, no clock.
