@@ -1,0 +1,298 @@
+//! The facts of one compute at one moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::api::status::ComputeState;
+use crate::id::{TenantId, TimelineId};
+use crate::lsn::Lsn;
+use crate::spec::ComputeSpec;
+use crate::spec::revision::Rejection;
+
+/// What is true of a compute now. Cheap to clone; holds no secret but inside the
+/// spec, whose secrets cannot be printed.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Id of the compute.
+    pub compute_id: String,
+    /// When the process started.
+    pub started_at: Timestamp,
+    /// State, as upstream's API names it.
+    pub state: ComputeState,
+    /// The error of a failed start-up or reconfiguration, cause chain included.
+    pub error: Option<String>,
+    /// The spec that is in force or being applied.
+    pub spec: Option<SpecFacts>,
+    /// The newest spec that was refused, if it is newer than the one in force.
+    pub rejection: Option<Rejection>,
+    /// Why the spec's source cannot be reached, while it cannot.
+    pub source_unreachable: Option<String>,
+    /// The newest generation that was looked at, accepted or not.
+    pub observed_generation: Option<i64>,
+    /// Agreement of the safekeepers.
+    pub safekeepers: StepFacts,
+    /// The basebackup.
+    pub basebackup: StepFacts,
+    /// The configuration of postgres.
+    pub configuration: ConfigFacts,
+    /// Roles, databases, grants.
+    pub catalog: CatalogFacts,
+    /// The postgres child.
+    pub postgres: PostgresFacts,
+    /// The WAL relay, for the Vanilla flavor.
+    pub relay: Option<RelayFacts>,
+    /// Reading pages.
+    pub pagestream: PagestreamFacts,
+    /// Positions in the log.
+    pub lsn: LsnFacts,
+    /// How long the phases of the last start-up took.
+    pub durations: PhaseDurations,
+    /// Long work that is under way.
+    pub progress: Option<Progress>,
+    /// Last activity of a client.
+    pub last_active_at: Option<Timestamp>,
+}
+
+/// Which spec.
+#[derive(Debug, Clone)]
+pub struct SpecFacts {
+    /// The resolved spec.
+    pub spec: Arc<ComputeSpec>,
+    /// Its generation.
+    pub generation: i64,
+    /// `sha256:…`.
+    pub hash: String,
+    /// Where it came from, for people.
+    pub origin: String,
+}
+
+/// How a step of the start-up stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum StepFacts {
+    /// Not begun.
+    #[default]
+    Pending,
+    /// Under way; `last_error` is why an attempt before this one failed.
+    Running {
+        /// Category (a condition reason) and text of the last failed attempt.
+        last_error: Option<(&'static str, String)>,
+    },
+    /// Done; the reason of the condition, such as `Synced` or `NotRequired`.
+    Done(&'static str),
+    /// Given up: category (a condition reason) and text.
+    Failed(&'static str, String),
+}
+
+/// How the configuration of postgres stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConfigFacts {
+    /// Whether the spec's settings are in force.
+    pub step: StepFacts,
+    /// Settings that wait for a restart of postgres.
+    pub restart_required: Vec<String>,
+}
+
+/// How roles, databases and grants stand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CatalogFacts {
+    /// Whether the catalog matches the spec.
+    pub step: StepFacts,
+    /// Statements that the last apply ran.
+    pub statements: usize,
+}
+
+/// The postgres child.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PostgresFacts {
+    /// What it is doing.
+    pub phase: PostgresPhase,
+    /// `15.18`, as the server reports it.
+    pub version: Option<String>,
+    /// Process id of the postmaster.
+    pub pid: Option<i32>,
+    /// Unplanned restarts since the process started.
+    pub restarts: u32,
+    /// How it ended last, for people.
+    pub last_exit: Option<String>,
+}
+
+/// What the postgres child is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PostgresPhase {
+    /// There is none.
+    #[default]
+    Absent,
+    /// Started, does not accept connections yet.
+    Starting,
+    /// Accepts connections.
+    Accepting,
+    /// Being stopped on purpose.
+    Stopping,
+    /// Ended by itself; `restarts` says how often.
+    Exited,
+    /// Keeps ending by itself; the budget of restarts is nearly spent.
+    CrashLooping,
+}
+
+/// The WAL relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayFacts {
+    /// `Connecting`, `Electing`, `Streaming` or `Fenced`.
+    pub phase: &'static str,
+    /// The elected term.
+    pub term: Option<u64>,
+    /// The newest position known to be on a quorum.
+    pub commit_lsn: Lsn,
+    /// Bytes that postgres wrote and no quorum has yet.
+    pub lag_bytes: u64,
+    /// Why it was fenced, if it was.
+    pub fenced: Option<String>,
+}
+
+/// Reading pages.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PagestreamFacts {
+    /// Refresh requests from postgres since the process started.
+    pub request_errors: u64,
+    /// When the last one came.
+    pub last_error_at: Option<Timestamp>,
+    /// Sum over the shards' pageservers; `None` where no HTTP address is known.
+    pub misrouted_requests: Option<u64>,
+    /// Why a pageserver's metrics could not be read.
+    pub scrape_error: Option<String>,
+}
+
+/// Positions in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LsnFacts {
+    /// Where this postgres started.
+    pub startup: Option<Lsn>,
+    /// The newest position known to be on a quorum.
+    pub commit: Option<Lsn>,
+    /// Where the last clean shutdown ended.
+    pub last_shutdown: Option<Lsn>,
+}
+
+/// Phases of a start-up, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Process start to the first accepted spec.
+    WaitForSpec,
+    /// Agreement of the safekeepers.
+    SafekeeperSync,
+    /// Receiving and unpacking the basebackup.
+    Basebackup,
+    /// Configuration text and signal files.
+    Configure,
+    /// From exec to the first accepted connection.
+    PostgresStart,
+    /// Roles, databases and grants.
+    CatalogApply,
+}
+
+impl Phase {
+    /// Every phase, in order.
+    pub const ALL: [Self; 6] = [
+        Self::WaitForSpec,
+        Self::SafekeeperSync,
+        Self::Basebackup,
+        Self::Configure,
+        Self::PostgresStart,
+        Self::CatalogApply,
+    ];
+
+    /// PascalCase name, as the status has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WaitForSpec => "WaitForSpec",
+            Self::SafekeeperSync => "SafekeeperSync",
+            Self::Basebackup => "Basebackup",
+            Self::Configure => "Configure",
+            Self::PostgresStart => "PostgresStart",
+            Self::CatalogApply => "CatalogApply",
+        }
+    }
+}
+
+/// How long the phases of the last start-up took; `None` for those not reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PhaseDurations {
+    /// By phase.
+    pub phases: std::collections::BTreeMap<Phase, Duration>,
+    /// Connecting to the pageserver, part of the basebackup's phase.
+    pub pageserver_connect: Option<Duration>,
+    /// Bytes received for the basebackup.
+    pub basebackup_bytes: Option<u64>,
+    /// Spec accepted to Running.
+    pub total: Option<Duration>,
+}
+
+/// Long work that is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Which phase.
+    pub phase: Phase,
+    /// Bytes done so far.
+    pub bytes: u64,
+    /// Bytes per second over the phase so far.
+    pub bytes_per_second: u64,
+}
+
+/// Something that happened, for Kubernetes Events and the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Normal or a warning.
+    pub kind: EventKind,
+    /// PascalCase reason, stable API: `PostgresStarted`, `SpecRejected`, …
+    pub reason: &'static str,
+    /// What happened, for people; never a secret.
+    pub note: String,
+}
+
+/// Type of an [`Event`], as `events.k8s.io/v1` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// As wanted.
+    Normal,
+    /// Somebody may have to look.
+    Warning,
+}
+
+impl Snapshot {
+    /// A process that just started and knows nothing.
+    pub fn new(compute_id: impl Into<String>, started_at: Timestamp) -> Self {
+        Self {
+            compute_id: compute_id.into(),
+            started_at,
+            state: ComputeState::Empty,
+            error: None,
+            spec: None,
+            rejection: None,
+            source_unreachable: None,
+            observed_generation: None,
+            safekeepers: StepFacts::default(),
+            basebackup: StepFacts::default(),
+            configuration: ConfigFacts::default(),
+            catalog: CatalogFacts::default(),
+            postgres: PostgresFacts::default(),
+            relay: None,
+            pagestream: PagestreamFacts::default(),
+            lsn: LsnFacts::default(),
+            durations: PhaseDurations::default(),
+            progress: None,
+            last_active_at: None,
+        }
+    }
+
+    /// Tenant of the spec in force.
+    pub fn tenant_id(&self) -> Option<TenantId> {
+        self.spec.as_ref().map(|facts| facts.spec.tenant_id)
+    }
+
+    /// Timeline of the spec in force.
+    pub fn timeline_id(&self) -> Option<TimelineId> {
+        self.spec.as_ref().map(|facts| facts.spec.timeline_id)
+    }
+}
