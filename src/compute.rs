@@ -1,1 +1,3 @@
 //! The heart: state, lifecycle and supervision of one compute.
+
+pub mod state;

@@ -28,6 +28,7 @@ pub mod process;
 pub mod telemetry;
 pub mod wire;
 
+pub mod backoff;
 pub mod error;
 pub mod id;
 pub mod lsn;
