@@ -17,7 +17,11 @@
 
 use std::fmt;
 
-use crate::api::status::ComputeState::{self, *};
+use crate::api::status::ComputeState::{
+    self, Configuration, ConfigurationPending, Empty, Failed, Init, RefreshConfiguration,
+    RefreshConfigurationPending, Running, Terminated, TerminationPendingFast,
+    TerminationPendingImmediate,
+};
 
 /// Something that happens to a compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
