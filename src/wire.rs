@@ -1,2 +1,9 @@
 //! Pure codecs shared by both ends of each storage protocol: bytes in, values
 //! out, and back. No sockets, no clock.
+
+pub mod replication;
+pub mod safekeeper;
+
+mod reader;
+
+pub use reader::DecodeError;
