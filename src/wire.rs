@@ -3,6 +3,8 @@
 
 pub mod replication;
 pub mod safekeeper;
+pub mod wal_page;
+pub mod wal_record;
 
 mod reader;
 
