@@ -10,6 +10,7 @@
 //! must find an acceptor's message consumed exactly. Decoding keeps to that.
 
 mod feedback;
+mod history;
 mod messages;
 mod v2;
 mod v3;
