@@ -1,6 +1,8 @@
 //! The internal compute specification: parse, validate, resolve. No I/O.
 
 mod compute_spec;
+mod owned_settings;
 pub mod revision;
 
 pub use compute_spec::*;
+pub use owned_settings::{Allowed, OwnedSetting, owned_setting, owned_settings};
