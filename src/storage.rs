@@ -1,4 +1,5 @@
 //! The development storage: safekeepers, a pageserver and a storage-controller
 //! endpoint that speak the real wire protocols. For development and tests only.
 
+pub mod acceptor;
 pub mod pgwire_server;
