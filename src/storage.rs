@@ -2,4 +2,6 @@
 //! endpoint that speak the real wire protocols. For development and tests only.
 
 pub mod acceptor;
+pub mod membership;
 pub mod pgwire_server;
+pub mod wal_store;
