@@ -4,6 +4,7 @@
 pub mod pagestream;
 pub mod replication;
 pub mod safekeeper;
+pub mod sharding;
 pub mod wal_page;
 pub mod wal_record;
 

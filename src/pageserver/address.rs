@@ -1,0 +1,112 @@
+//! Turns the location of a shard into a connection that a pageserver knows as ours.
+
+use std::time::Duration;
+
+use super::Error;
+use crate::pgwire::ConnectConfig;
+use crate::secret::Secret;
+use crate::spec::{ComputeMode, PageserverProtocol, ShardLocation};
+
+/// Conventional port of the page service.
+const DEFAULT_PORT: u16 = 6400;
+/// The page service logs it. The name is upstream's, so that dashboards keep working.
+const APPLICATION_NAME: &str = "compute_ctl";
+
+/// How to connect to the page service of a shard. The token replaces any password in
+/// the address, as in `compute_tools/src/compute.rs` of Neon.
+pub(super) fn page_service(
+    location: &ShardLocation,
+    protocol: PageserverProtocol,
+    mode: ComputeMode,
+    token: Option<&Secret>,
+    connect_timeout: Duration,
+) -> Result<ConnectConfig, Error> {
+    let shard = location.index;
+    if protocol == PageserverProtocol::Grpc {
+        return Err(Error::GrpcUnsupported { shard });
+    }
+    let address = location.libpq.as_deref().filter(|text| !text.is_empty());
+    let address = address.ok_or(Error::NoAddress { shard })?;
+    let parsed = ConnectConfig::parse(address, DEFAULT_PORT);
+    let mut config = parsed.map_err(|source| Error::Address { shard, source })?;
+    let ours = ["application_name", "options"];
+    config
+        .parameters
+        .retain(|(name, _)| !ours.contains(&name.as_str()));
+    if let Some(token) = token {
+        config.password = Some(token.clone());
+    }
+    config.connect_timeout = connect_timeout;
+    Ok(config
+        .parameter("application_name", APPLICATION_NAME)
+        .parameter("options", format!("-c neon.compute_mode={}", word(mode))))
+}
+
+/// A mode as Neon's postgres and storage spell it.
+const fn word(mode: ComputeMode) -> &'static str {
+    match mode {
+        ComputeMode::Primary => "primary",
+        ComputeMode::Replica => "replica",
+        ComputeMode::Static(_) => "static",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ShardIndex;
+    use crate::lsn::Lsn;
+
+    fn location(libpq: Option<&str>) -> ShardLocation {
+        ShardLocation {
+            index: ShardIndex::UNSHARDED,
+            node_id: None,
+            libpq: libpq.map(str::to_owned),
+            grpc: None,
+            http: None,
+        }
+    }
+
+    fn config(libpq: Option<&str>, protocol: PageserverProtocol) -> Result<ConnectConfig, Error> {
+        let token = Secret::new("token");
+        page_service(
+            &location(libpq),
+            protocol,
+            ComputeMode::Static(Lsn(8)),
+            Some(&token),
+            Duration::from_secs(1),
+        )
+    }
+
+    #[test]
+    fn the_token_and_our_names_replace_what_the_address_says() {
+        let address = "postgresql://me:old@ps-0:6400?application_name=x&options=-c%20a%3Db";
+        let config = config(Some(address), PageserverProtocol::Libpq).unwrap();
+        assert_eq!(config.peer(), "ps-0:6400");
+        assert_eq!(config.password, Some(Secret::new("token")));
+        assert_eq!(
+            config.parameters,
+            [
+                ("application_name".to_owned(), "compute_ctl".to_owned()),
+                (
+                    "options".to_owned(),
+                    "-c neon.compute_mode=static".to_owned()
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_an_error_that_no_retry_helps() {
+        use crate::error::{Category, Retry};
+        for (address, protocol) in [
+            (None, PageserverProtocol::Libpq),
+            (Some(""), PageserverProtocol::Libpq),
+            (Some("host=a,b"), PageserverProtocol::Libpq),
+            (Some("host=ps-0"), PageserverProtocol::Grpc),
+        ] {
+            let error = config(address, protocol).unwrap_err();
+            assert_eq!(error.retry(), Retry::Never, "{error}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Finds out whether a pageserver serves a shard, by asking it for something: the
+//! pagestream handshake alone succeeds on a wrong one, too.
+
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use super::{Error, Refusal, address, basebackup};
+use crate::error::truncate;
+use crate::id::{ShardIndex, TenantId, TimelineId};
+use crate::lsn::Lsn;
+use crate::pgwire::{self, Connection, CopyBoth};
+use crate::secret::Secret;
+use crate::spec::{ComputeMode, PageserverProtocol, ShardLocation};
+use crate::wire::pagestream::{
+    Answer, DEFAULT_TABLESPACE, Header, LATEST, Query, RelTag, Request, Response, Version,
+};
+use crate::wire::sharding::shard_of_page;
+
+/// `template1`, which every cluster has.
+const TEMPLATE1: u32 = 1;
+/// `pg_class`.
+const PG_CLASS: u32 = 1259;
+/// The request waits for no WAL: whatever the pageserver has is new enough.
+const NO_WAIT: Lsn = Lsn(1);
+/// Stripes that are tried for a page of the shard. Each misses a shard of `n` with
+/// probability 1 - 1/n, so that even for 255 shards all miss once in 10^110 cases.
+const STRIPES: u32 = 1 << 16;
+
+/// What to ask, and whom.
+#[derive(Debug, Clone)]
+pub struct ProbeRequest<'a> {
+    /// The tenant.
+    pub tenant_id: TenantId,
+    /// Its timeline.
+    pub timeline_id: TimelineId,
+    /// The shard, and where it should be.
+    pub location: &'a ShardLocation,
+    /// Pages in a stripe of the tenant.
+    pub stripe_size: Option<u32>,
+    /// The storage token.
+    pub token: Option<&'a Secret>,
+    /// Limit for everything together.
+    pub deadline: Duration,
+}
+
+/// What a pageserver that answered said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    /// It serves the shard.
+    Serving {
+        /// From connecting to the answer.
+        latency: Duration,
+    },
+    /// It does not have the shard, or not the timeline: look for the shard elsewhere.
+    Misrouted,
+    /// It has the tenant's shard, but not the timeline.
+    TimelineNotFound,
+    /// It is shutting down.
+    GoingAway,
+    /// It is the right one, but cannot answer.
+    Failing {
+        /// What it said.
+        message: String,
+    },
+}
+
+/// Asks a pageserver for something cheap of the shard: whether `pg_class` exists for
+/// shard 0, a page for any other. A wrong pageserver counts it as misrouted, like a
+/// request of postgres.
+///
+/// # Errors
+///
+/// What keeps it from answering: [`Error::Connect`], [`Error::Refused`] at login,
+/// [`Error::Pagestream`] also at the deadline.
+pub async fn probe(request: &ProbeRequest<'_>) -> Result<ProbeOutcome, Error> {
+    let config = address::page_service(
+        request.location,
+        PageserverProtocol::Libpq,
+        ComputeMode::Primary,
+        request.token,
+        request.deadline,
+    )?;
+    let peer = config.peer();
+    let started = Instant::now();
+    let failed = |problem: &str, source| Error::Pagestream {
+        peer: peer.clone(),
+        problem: problem.to_owned(),
+        source,
+    };
+    let shard = request.location.index;
+    let asked = tokio::time::timeout(request.deadline, async {
+        let connection = Connection::connect(&config).await.map_err(|source| {
+            basebackup::refused(&peer, "login", source)
+                .unwrap_or_else(|source| Error::Connect { shard, source })
+        })?;
+        Ok(ask(connection, request).await)
+    });
+    match asked.await {
+        Err(_) => {
+            let problem = format!("no answer within {:?}", request.deadline);
+            Err(failed(&problem, None))
+        }
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(Ok(Some(answer)))) => Ok(outcome(answer, started.elapsed())),
+        Ok(Ok(Ok(None))) => Err(failed("it ended without an answer", None)),
+        Ok(Ok(Err(Asking::Refused(refusal, message)))) => outcome_of_refusal(refusal, message)
+            .map_or_else(|message| Err(failed(&message, None)), Ok),
+        Ok(Ok(Err(Asking::Broken(source)))) => Err(failed("it broke off", Some(source))),
+        Ok(Ok(Err(Asking::Malformed(problem)))) => Err(failed(&problem, None)),
+    }
+}
+
+/// Why there is no answer.
+enum Asking {
+    Refused(Refusal, String),
+    Broken(pgwire::Error),
+    Malformed(String),
+}
+
+impl From<pgwire::Error> for Asking {
+    fn from(error: pgwire::Error) -> Self {
+        match error {
+            pgwire::Error::Server { error, .. } => {
+                Self::Refused(Refusal::of(&error), error.to_string())
+            }
+            error => Self::Broken(error),
+        }
+    }
+}
+
+async fn ask(connection: Connection, request: &ProbeRequest<'_>) -> Result<Option<Answer>, Asking> {
+    const VERSION: Version = Version::V3;
+    let command = VERSION.command(request.tenant_id, request.timeline_id);
+    // The socket is closed by dropping it: a Terminate would only end the stream.
+    let CopyBoth {
+        mut reader,
+        mut writer,
+    } = connection.copy_both(&command).await?;
+    let question = Request {
+        header: Header {
+            request_id: 1,
+            request_lsn: LATEST,
+            not_modified_since: NO_WAIT,
+        },
+        query: cheap_query(request.location.index, request.stripe_size),
+    };
+    let mut body = BytesMut::new();
+    question.encode(VERSION, &mut body);
+    writer.send(&body).await?;
+    let Some(answer) = reader.next().await? else {
+        return Ok(None);
+    };
+    let response = Response::decode(VERSION, answer);
+    let response = response.map_err(|error| Asking::Malformed(error.to_string()))?;
+    Ok(Some(response.answer))
+}
+
+/// A request that only the pageserver with this shard can answer.
+fn cheap_query(shard: ShardIndex, stripe_size: Option<u32>) -> Query {
+    let rel = RelTag {
+        spcnode: DEFAULT_TABLESPACE,
+        dbnode: TEMPLATE1,
+        relnode: PG_CLASS,
+        forknum: 0,
+    };
+    let stripe_size = stripe_size.unwrap_or(u32::MAX);
+    let owned = (0..STRIPES)
+        .map_while(|stripe| stripe.checked_mul(stripe_size))
+        .find(|blkno| shard_of_page(&rel, *blkno, shard.count, stripe_size) == shard.number);
+    match owned {
+        Some(blkno) if shard.number > 0 => Query::GetPage { rel, blkno },
+        _ => Query::Exists(rel),
+    }
+}
+
+fn outcome(answer: Answer, latency: Duration) -> ProbeOutcome {
+    /// An error's beginning is enough for a condition.
+    const SHOWN: usize = 512;
+    match answer {
+        Answer::Error(message) if message.starts_with("Not found: Timeline") => {
+            ProbeOutcome::TimelineNotFound
+        }
+        Answer::Error(message) => ProbeOutcome::Failing {
+            message: truncate(&message, SHOWN),
+        },
+        _ => ProbeOutcome::Serving { latency },
+    }
+}
+
+/// What a refusal in the stream says about the pageserver.
+fn outcome_of_refusal(refusal: Refusal, message: String) -> Result<ProbeOutcome, String> {
+    match refusal {
+        Refusal::NotFound => Ok(ProbeOutcome::Misrouted),
+        // A page of an absent shard is answered so (`PageStreamError::Reconnect`).
+        Refusal::GoingAway if message.ends_with("reconnect") => Ok(ProbeOutcome::Misrouted),
+        Refusal::GoingAway => Ok(ProbeOutcome::GoingAway),
+        Refusal::TimelineNotFound | Refusal::TimelineArchived => Ok(ProbeOutcome::TimelineNotFound),
+        Refusal::Unauthorized | Refusal::LsnCollected | Refusal::LsnNotReached | Refusal::Other => {
+            Err(message)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shard_is_asked_for_something_of_its_own() {
+        for count in [0, 1, 2, 3, 8, 255] {
+            for number in 0..count.max(1) {
+                let shard = ShardIndex { number, count };
+                let query = cheap_query(shard, (count > 0).then_some(2048));
+                match query {
+                    Query::GetPage { rel, blkno } => {
+                        assert_eq!(shard_of_page(&rel, blkno, count, 2048), number);
+                    }
+                    Query::Exists(_) => assert_eq!(number, 0, "{shard}"),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_in_the_stream_still_comes_from_the_right_pageserver() {
+        let outcome = |message: &str| outcome(Answer::Error(message.to_owned()), Duration::ZERO);
+        assert_eq!(
+            outcome("Not found: Timeline a/b was not found"),
+            ProbeOutcome::TimelineNotFound
+        );
+        assert_eq!(
+            outcome("Read error"),
+            ProbeOutcome::Failing {
+                message: "Read error".to_owned()
+            }
+        );
+    }
+}
