@@ -1,1 +1,3 @@
 //! The proposer of the safekeepers' consensus, sync and the WAL relay.
+
+pub mod proposer;

@@ -1,3 +1,5 @@
+//! Golden frames, round trips and hostile input of the safekeeper codec.
+
 use std::collections::BTreeSet;
 
 use proptest::collection::vec;
