@@ -1,6 +1,7 @@
 //! Pure codecs shared by both ends of each storage protocol: bytes in, values
 //! out, and back. No sockets, no clock.
 
+pub mod control_file;
 pub mod pagestream;
 pub mod replication;
 pub mod safekeeper;
