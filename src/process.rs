@@ -19,6 +19,7 @@
 mod command;
 mod exit;
 mod lines;
+pub mod log_joiner;
 mod reaper;
 mod run_as;
 mod spawner;
@@ -35,6 +36,7 @@ pub use lines::{Line, LineSplitter, Lines, MAX_LINE, Stream};
 pub use run_as::RunAs;
 pub use rustix::process::Signal;
 pub use spawner::{Child, Output, Spawner};
+pub use tree::kill_tree_of;
 
 use crate::error::{Category, Retry};
 

@@ -18,6 +18,16 @@ pub(super) fn kill(leader: Pid) {
     }
 }
 
+/// Kills a process that is not our child, the group that it leads, and all its
+/// descendants. What is gone already is ignored. Blocks for as long as reading
+/// `/proc` takes.
+pub fn kill_tree_of(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid).filter(|pid| !pid.is_init()) {
+        kill(pid);
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
 /// Process id and parent of every process that can be seen.
 fn parents() -> Vec<(i32, i32)> {
     let Ok(entries) = fs::read_dir("/proc") else {

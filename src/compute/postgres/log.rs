@@ -1,0 +1,162 @@
+//! Forwards the log of postgres into our own, and remembers the end of it.
+
+use std::collections::VecDeque;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::error::truncate;
+use crate::process::Lines;
+use crate::process::log_joiner::{LogJoiner, Message, QUIET, Severity};
+
+/// How many messages are remembered.
+const REMEMBERED: usize = 30;
+
+/// Longest remembered message, in bytes.
+const MAX_REMEMBERED: usize = 1000;
+
+/// How many messages [`LogTail::last_words`] quotes.
+const QUOTED: usize = 3;
+
+/// The end of postgres' log.
+#[derive(Debug, Clone, Default)]
+pub struct LogTail {
+    messages: VecDeque<Message>,
+}
+
+impl LogTail {
+    fn push(&mut self, mut message: Message) {
+        message.text = truncate(&message.text, MAX_REMEMBERED);
+        if self.messages.len() == REMEMBERED {
+            self.messages.pop_front();
+        }
+        self.messages.push_back(message);
+    }
+
+    /// The last messages that tell why postgres stands as it does, on one line: those
+    /// worse than a warning, or else whatever came last.
+    pub fn last_words(&self) -> String {
+        let quote = |wanted: fn(&Message) -> bool| {
+            let matching = self.messages.iter().rev().filter(|m| wanted(m));
+            let mut texts: Vec<String> = matching.take(QUOTED).map(one_line).collect();
+            texts.reverse();
+            texts.join(" | ")
+        };
+        let grave = quote(|message| {
+            // What a library or the dynamic linker says has no severity.
+            matches!(
+                message.severity,
+                None | Some(Severity::Error | Severity::Fatal | Severity::Panic)
+            )
+        });
+        if grave.is_empty() {
+            quote(|_| true)
+        } else {
+            grave
+        }
+    }
+}
+
+fn one_line(message: &Message) -> String {
+    let lines = message.text.lines().map(str::trim);
+    lines.collect::<Vec<_>>().join(" ")
+}
+
+/// Whether the end of a log says that the configuration cannot be used
+/// (`src/backend/utils/misc/guc-file.l`, `guc.c`).
+pub(super) fn refuses_configuration(last_words: &str) -> bool {
+    [
+        "contains errors",
+        "invalid value for parameter",
+        "unrecognized configuration parameter",
+        "could not access file",
+    ]
+    .iter()
+    .any(|text| last_words.contains(text))
+}
+
+/// Forwards until the log ends. `tail` is dropped then.
+pub(super) async fn forward(mut lines: Lines, tail: watch::Sender<LogTail>) {
+    let mut joiner = LogJoiner::default();
+    loop {
+        let next = if joiner.is_pending() {
+            timeout(QUIET, lines.next()).await
+        } else {
+            Ok(lines.next().await)
+        };
+        let complete = match &next {
+            Ok(Some(line)) => joiner.push(&line.text()),
+            Ok(None) | Err(_) => joiner.flush(),
+        };
+        if let Some(message) = complete {
+            emit(&message);
+            tail.send_modify(|tail| tail.push(message));
+        }
+        if matches!(next, Ok(None)) && !joiner.is_pending() {
+            return;
+        }
+    }
+}
+
+/// Sessions end with ERROR and FATAL for reasons of their clients; only a PANIC is
+/// always for us to look at.
+fn emit(message: &Message) {
+    let text = &message.text;
+    match message.severity {
+        Some(Severity::Debug) => tracing::debug!(target: "postgres", "{text}"),
+        Some(Severity::Info | Severity::Notice | Severity::Log) | None => {
+            tracing::info!(target: "postgres", "{text}");
+        }
+        Some(Severity::Warning | Severity::Error | Severity::Fatal) => {
+            tracing::warn!(target: "postgres", "{text}");
+        }
+        Some(Severity::Panic) => tracing::error!(target: "postgres", "{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail(messages: &[(Option<Severity>, &str)]) -> LogTail {
+        let mut tail = LogTail::default();
+        for (severity, text) in messages {
+            tail.push(Message {
+                severity: *severity,
+                text: (*text).to_owned(),
+            });
+        }
+        tail
+    }
+
+    #[test]
+    fn last_words_are_the_grave_ones() {
+        let tail = tail(&[
+            (
+                Some(Severity::Log),
+                "[1] LOG:  unrecognized configuration parameter \"x\"",
+            ),
+            (
+                Some(Severity::Fatal),
+                "[1] FATAL:  configuration file contains errors\n\tagain",
+            ),
+            (
+                Some(Severity::Log),
+                "[1] LOG:  database system is shut down",
+            ),
+        ]);
+        let words = tail.last_words();
+        assert_eq!(
+            words,
+            "[1] FATAL:  configuration file contains errors again"
+        );
+        assert!(refuses_configuration(&words));
+    }
+
+    #[test]
+    fn without_grave_ones_the_last_are_quoted() {
+        let tail = tail(&[(Some(Severity::Log), "a"); 40]);
+        assert_eq!(tail.last_words(), "a | a | a");
+        assert_eq!(LogTail::default().last_words(), "");
+    }
+}
