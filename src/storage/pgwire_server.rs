@@ -33,6 +33,8 @@ pub struct ServerConfig {
     pub handshake_limit: Duration,
     /// How long a client may stay silent. Neon's safekeeper allows 10 minutes.
     pub idle_limit: Duration,
+    /// Parameters that are reported to every client, beside those of upstream.
+    pub parameters: &'static [(&'static str, &'static str)],
 }
 
 impl Default for ServerConfig {
@@ -41,6 +43,7 @@ impl Default for ServerConfig {
             token: None,
             handshake_limit: Duration::from_mins(1),
             idle_limit: Duration::from_mins(10),
+            parameters: &[],
         }
     }
 }

@@ -195,7 +195,27 @@ impl Session {
         };
         sender.output.frame(b'W', put_copy_format);
         sender.flush().await?;
-        Ok((CopyReceiver { input: self.input }, sender))
+        let receiver = CopyReceiver {
+            input: self.input,
+            startup: self.startup,
+        };
+        Ok((receiver, sender))
+    }
+
+    /// Ends the streams of [`Session::copy_both`], after what the sender has
+    /// appended: the client may send its next query.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::ready`].
+    pub async fn rejoin(receiver: CopyReceiver, sender: CopySender) -> Result<Self, Error> {
+        let mut session = Self {
+            input: receiver.input,
+            output: sender.output,
+            startup: receiver.startup,
+        };
+        session.ready().await?;
+        Ok(session)
     }
 }
 
@@ -215,6 +235,7 @@ pub enum CopyInput {
 /// The incoming half of a stream in both directions.
 pub struct CopyReceiver {
     input: Input,
+    startup: Startup,
 }
 
 impl CopyReceiver {
@@ -425,6 +446,9 @@ async fn handshake(
         // Upstream sends these two only to clients that it trusts.
         output.parameter("integer_datetimes", "on");
         output.parameter("server_version", "14.1");
+    }
+    for (name, value) in config.parameters {
+        output.parameter(name, value);
     }
     output.ready();
     output.flush().await?;

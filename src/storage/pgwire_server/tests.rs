@@ -172,3 +172,35 @@ async fn a_client_that_never_starts_up_is_dropped() {
     assert!(matches!(result, Err(Error::HandshakeTimeout { .. })));
     drop(stream);
 }
+
+#[tokio::test]
+async fn a_connection_outlives_its_copy_streams() {
+    let (listener, address) = listen().await;
+    let server = tokio::spawn(async move {
+        let config = ServerConfig {
+            parameters: &[("nodes", "two")],
+            ..ServerConfig::default()
+        };
+        let mut session = accept(listener, config).await.unwrap().unwrap();
+        session.next_query().await.unwrap().unwrap();
+        let (receiver, mut sender) = session.copy_both().await.unwrap();
+        sender.error("XX000", "not found");
+        let mut session = Session::rejoin(receiver, sender).await.unwrap();
+        let query = session.next_query().await.unwrap();
+        assert_eq!(session.startup().option("a"), Some("b"));
+        query
+    });
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut bytes = bytes::BytesMut::new();
+    let parameters = [("options", "-c a=b")];
+    postgres_protocol::message::frontend::startup_message(parameters, &mut bytes).unwrap();
+    postgres_protocol::message::frontend::query("pagestream", &mut bytes).unwrap();
+    postgres_protocol::message::frontend::query("again", &mut bytes).unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    assert_eq!(server.await.unwrap().as_deref(), Some("again"));
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.contains("nodes\0two\0"), "{text}");
+    assert!(answer.ends_with(b"Z\0\0\0\x05I"), "{text}");
+}
