@@ -1,3 +1,4 @@
-//! The ComputeSpec resource, its status and its conditions. No I/O.
+//! The ComputeSpec resource, its status and conditions. No I/O.
 
+pub mod resource;
 pub mod status;
