@@ -10,7 +10,7 @@ mod connection;
 mod conninfo;
 mod frame;
 
-pub use connection::{Connection, CopyBoth, CopyOut, CopyReader, CopyWriter, Row};
+pub use connection::{Connection, CopyBoth, CopyOut, CopyReader, CopyWriter, Row, put_copy_data};
 pub use conninfo::{ConnectConfig, Host};
 pub use frame::{Frame, MAX_FRAME};
 

@@ -43,17 +43,26 @@ pub struct Connection {
 impl Connection {
     /// Connects and authenticates, within `config.connect_timeout`.
     pub async fn connect(config: &ConnectConfig) -> Result<Self, Error> {
+        Self::connect_eagerly(config, &[]).await
+    }
+
+    /// Connects, and sends `first`, whole frontend messages, without waiting for the
+    /// peer to be ready: together with the startup message if there is no password,
+    /// else together with the password. Saves a round trip or two. The caller goes
+    /// on with [`query_reply`](Self::query_reply) or
+    /// [`copy_both_reply`](Self::copy_both_reply).
+    pub async fn connect_eagerly(config: &ConnectConfig, first: &[u8]) -> Result<Self, Error> {
         let limit = config.connect_timeout;
         let timeout = |_| Error::ConnectTimeout {
             peer: config.peer(),
             limit,
         };
-        tokio::time::timeout(limit, Self::connect_unbounded(config))
+        tokio::time::timeout(limit, Self::connect_unbounded(config, first))
             .await
             .map_err(timeout)?
     }
 
-    async fn connect_unbounded(config: &ConnectConfig) -> Result<Self, Error> {
+    async fn connect_unbounded(config: &ConnectConfig, first: &[u8]) -> Result<Self, Error> {
         let mut connection = Self {
             peer: config.peer(),
             stream: open(config).await?,
@@ -73,12 +82,24 @@ impl Connection {
         );
         let encoded = frontend::startup_message(parameters, &mut connection.output);
         encoded.map_err(|e| connection.protocol(format!("no startup message: {e}")))?;
+        // A peer that has asked for a password takes nothing else for an answer, and
+        // one that has not takes no password.
+        let mut first = first;
+        if config.password.is_none() {
+            connection
+                .output
+                .extend_from_slice(std::mem::take(&mut first));
+        }
         connection.flush().await?;
-        connection.authenticate(config).await?;
+        connection.authenticate(config, first).await?;
         Ok(connection)
     }
 
-    async fn authenticate(&mut self, config: &ConnectConfig) -> Result<(), Error> {
+    async fn authenticate(
+        &mut self,
+        config: &ConnectConfig,
+        mut first: &[u8],
+    ) -> Result<(), Error> {
         let secret = |method| {
             let needs = "a password or token in the spec";
             let missing = || Error::Authentication {
@@ -93,8 +114,13 @@ impl Connection {
                 Message::AuthenticationOk => break,
                 Message::AuthenticationCleartextPassword => {
                     let password = secret("a password")?.reveal().as_bytes().to_vec();
-                    self.send(|out| frontend::password_message(&password, out))
-                        .await?;
+                    let first = std::mem::take(&mut first);
+                    self.send(|out| {
+                        frontend::password_message(&password, out)?;
+                        out.extend_from_slice(first);
+                        Ok(())
+                    })
+                    .await?;
                 }
                 Message::AuthenticationMd5Password(body) => {
                     let password = secret("an md5 password")?.reveal().as_bytes();
@@ -114,6 +140,10 @@ impl Connection {
                 }
                 other => return Err(self.unexpected("while authenticating", &other)),
             }
+        }
+        if !first.is_empty() {
+            self.output.extend_from_slice(first);
+            self.flush().await?;
         }
         loop {
             match self.expect_message().await? {
@@ -171,6 +201,11 @@ impl Connection {
     /// safe: drop the connection after a timeout.
     pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<Row>, Error> {
         self.send(|out| frontend::query(sql, out)).await?;
+        self.query_reply().await
+    }
+
+    /// Collects the rows of a query that was sent already. Not cancel safe.
+    pub async fn query_reply(&mut self) -> Result<Vec<Row>, Error> {
         let mut rows = Vec::new();
         let mut failure = None;
         loop {
@@ -234,6 +269,11 @@ impl Connection {
     /// Starts a command that switches to streams in both directions.
     pub async fn copy_both(mut self, command: &str) -> Result<CopyBoth, Error> {
         self.send(|out| frontend::query(command, out)).await?;
+        self.copy_both_reply().await
+    }
+
+    /// Awaits the streams that a command which was sent already switches to.
+    pub async fn copy_both_reply(mut self) -> Result<CopyBoth, Error> {
         loop {
             match self.next_frame().await? {
                 Frame::CopyBothResponse => {
@@ -404,12 +444,7 @@ pub struct CopyWriter {
 impl CopyWriter {
     /// Puts one CopyData message into the buffer; `encode` appends its body.
     pub fn buffer(&mut self, encode: impl FnOnce(&mut BytesMut)) {
-        self.output.put_u8(b'd');
-        let start = self.output.len();
-        self.output.put_u32(0);
-        encode(&mut self.output);
-        let length = (self.output.len() - start) as u32;
-        self.output[start..start + 4].copy_from_slice(&length.to_be_bytes());
+        put_copy_data(&mut self.output, encode);
     }
 
     /// Bytes that wait to be written.
@@ -428,11 +463,27 @@ impl CopyWriter {
         self.flush().await
     }
 
+    /// Says goodbye, without waiting for what the peer still sends.
+    pub async fn terminate(&mut self) -> Result<(), Error> {
+        frontend::terminate(&mut self.output);
+        self.flush().await
+    }
+
     /// Ends the outgoing stream.
     pub async fn finish(&mut self) -> Result<(), Error> {
         frontend::copy_done(&mut self.output);
         self.flush().await
     }
+}
+
+/// Appends one CopyData message to `out`; `encode` appends its body.
+pub fn put_copy_data(out: &mut BytesMut, encode: impl FnOnce(&mut BytesMut)) {
+    out.put_u8(b'd');
+    let start = out.len();
+    out.put_u32(0);
+    encode(out);
+    let length = (out.len() - start) as u32;
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
 async fn flush(

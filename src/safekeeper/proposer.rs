@@ -48,7 +48,7 @@ mod timers;
 mod window;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -315,6 +315,16 @@ impl Proposer {
             Phase::Leading(leader) => self.commit_lsn >= leader.term_start_lsn,
             _ => false,
         }
+    }
+
+    /// How many safekeepers are in the list.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// How many of them have been greeted.
+    pub fn connected_count(&self) -> usize {
+        self.peers.iter().filter(|peer| peer.is_connected()).count()
     }
 
     /// What is known of each safekeeper.

@@ -103,14 +103,6 @@ pub struct Endpoints {
     pub generation: Option<u32>,
 }
 
-impl Endpoints {
-    /// Whether safekeepers may create the timeline when greeted
-    /// (`allow_timeline_creation`).
-    pub fn may_create_timeline(&self) -> bool {
-        self.generation.unwrap_or(0) == 0
-    }
-}
-
 /// A configuration that no safekeeper should see.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {

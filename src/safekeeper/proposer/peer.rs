@@ -1,6 +1,7 @@
 //! What the proposer knows of one safekeeper.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -266,6 +267,17 @@ pub enum PeerState {
     Electing,
     /// Receives WAL.
     Streaming,
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Offline => "offline",
+            Self::Connecting => "connecting",
+            Self::Electing => "electing",
+            Self::Streaming => "streaming",
+        })
+    }
 }
 
 /// What is known of a safekeeper, for status and errors.

@@ -1,6 +1,6 @@
 //! Rules of the proposer, each against safekeepers that follow theirs.
 
-mod acceptor;
+pub(crate) mod acceptor;
 mod membership;
 mod stream;
 mod sync;

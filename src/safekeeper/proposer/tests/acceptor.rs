@@ -9,30 +9,30 @@ use crate::wire::safekeeper::{
 };
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Acceptor {
-    pub(super) node_id: u64,
-    pub(super) membership: Membership,
-    pub(super) term: u64,
-    pub(super) history: TermHistory,
+pub(in crate::safekeeper) struct Acceptor {
+    pub(in crate::safekeeper) node_id: u64,
+    pub(in crate::safekeeper) membership: Membership,
+    pub(in crate::safekeeper) term: u64,
+    pub(in crate::safekeeper) history: TermHistory,
     /// The log, from `start` to `start + log.len()`.
-    pub(super) start: Lsn,
-    pub(super) log: Vec<u8>,
-    pub(super) commit_lsn: Lsn,
-    pub(super) persisted_commit_lsn: Lsn,
-    pub(super) horizon: Lsn,
+    pub(in crate::safekeeper) start: Lsn,
+    pub(in crate::safekeeper) log: Vec<u8>,
+    pub(in crate::safekeeper) commit_lsn: Lsn,
+    pub(in crate::safekeeper) persisted_commit_lsn: Lsn,
+    pub(in crate::safekeeper) horizon: Lsn,
     /// Keep commit LSNs in memory, as a real one does for minutes.
-    pub(super) lazy: bool,
+    pub(in crate::safekeeper) lazy: bool,
     /// Another proposer is always one vote ahead.
-    pub(super) contested: bool,
+    pub(in crate::safekeeper) contested: bool,
     term_start_lsn: Lsn,
     /// Messages received, by kind.
-    pub(super) counts: BTreeMap<&'static str, usize>,
-    pub(super) appends: Vec<AppendRequest>,
-    pub(super) last_elected: Option<Elected>,
+    pub(in crate::safekeeper) counts: BTreeMap<&'static str, usize>,
+    pub(in crate::safekeeper) appends: Vec<AppendRequest>,
+    pub(in crate::safekeeper) last_elected: Option<Elected>,
 }
 
 /// A history of these entries.
-pub(super) fn history(entries: &[(u64, u64)]) -> TermHistory {
+pub(in crate::safekeeper) fn history(entries: &[(u64, u64)]) -> TermHistory {
     let entry = |(term, lsn): &(u64, u64)| TermLsn {
         term: *term,
         lsn: Lsn(*lsn),
@@ -41,7 +41,7 @@ pub(super) fn history(entries: &[(u64, u64)]) -> TermHistory {
 }
 
 impl Acceptor {
-    pub(super) fn new(node_id: u64) -> Self {
+    pub(in crate::safekeeper) fn new(node_id: u64) -> Self {
         Self {
             node_id,
             ..Self::default()
@@ -50,7 +50,11 @@ impl Acceptor {
 
     /// With this history and the log under it up to `flush_lsn`, each byte telling
     /// the term that wrote it.
-    pub(super) fn with_log(mut self, entries: &[(u64, u64)], flush_lsn: u64) -> Self {
+    pub(in crate::safekeeper) fn with_log(
+        mut self,
+        entries: &[(u64, u64)],
+        flush_lsn: u64,
+    ) -> Self {
         self.history = history(entries);
         self.start = self.history.0[0].lsn;
         let term_at = |lsn: u64| self.history.last_log_term(Lsn(lsn)) as u8;
@@ -60,16 +64,16 @@ impl Acceptor {
         self
     }
 
-    pub(super) fn flush_lsn(&self) -> Lsn {
+    pub(in crate::safekeeper) fn flush_lsn(&self) -> Lsn {
         Lsn(self.start.0 + self.log.len() as u64)
     }
 
     /// The bytes from `from` up to `until`.
-    pub(super) fn read(&self, from: Lsn, until: Lsn) -> &[u8] {
+    pub(in crate::safekeeper) fn read(&self, from: Lsn, until: Lsn) -> &[u8] {
         &self.log[from.bytes_since(self.start) as usize..until.bytes_since(self.start) as usize]
     }
 
-    pub(super) fn handle(
+    pub(in crate::safekeeper) fn handle(
         &mut self,
         message: ProposerMessage,
     ) -> Result<Vec<AcceptorMessage>, String> {

@@ -1,0 +1,95 @@
+//! Asks all safekeepers whether they are already in sync, without being elected.
+//!
+//! A hint, not a fence: nothing keeps an older proposer from writing afterwards.
+//! It counts only if *all* safekeepers agree. A majority would not do: the one that
+//! is missing may hold more, and the next election would find it (neondatabase/neon
+//! issue 6771).
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures::future;
+use postgres_protocol::message::frontend;
+
+use super::address::Introduction;
+use crate::lsn::Lsn;
+use crate::pgwire::{Connection, Row};
+
+/// How long the answers may take together. Round trips take a fraction of a
+/// millisecond; a safekeeper that is busy syncing may take tens of them.
+const LIMIT: Duration = Duration::from_millis(150);
+
+/// Both positions of a safekeeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TimelineStatus {
+    flush_lsn: Lsn,
+    commit_lsn: Lsn,
+}
+
+/// The LSN that all safekeepers have flushed and committed, if they all say the
+/// same.
+pub(super) async fn in_sync_at(introduction: &Introduction, endpoints: &[String]) -> Option<Lsn> {
+    let ask = |endpoint| status(introduction, endpoint);
+    let answers = future::join_all(endpoints.iter().map(String::as_str).map(ask));
+    let answers = tokio::time::timeout(LIMIT, answers).await.ok()?;
+    agreement(&answers)
+}
+
+fn agreement(answers: &[Option<TimelineStatus>]) -> Option<Lsn> {
+    let first = (*answers.first()?)?;
+    let agreed =
+        first.flush_lsn == first.commit_lsn && answers.iter().all(|answer| *answer == Some(first));
+    agreed.then_some(first.commit_lsn)
+}
+
+async fn status(introduction: &Introduction, endpoint: &str) -> Option<TimelineStatus> {
+    let config = introduction.address(endpoint)?;
+    let mut query = BytesMut::new();
+    frontend::query("TIMELINE_STATUS", &mut query).ok()?;
+    let mut connection = Connection::connect_eagerly(&config, &query).await.ok()?;
+    read_status(&connection.query_reply().await.ok()?)
+}
+
+/// No row means that the safekeeper does not have the timeline.
+fn read_status(rows: &[Row]) -> Option<TimelineStatus> {
+    let row = rows.first()?;
+    Some(TimelineStatus {
+        flush_lsn: row.text(0)?.parse().ok()?,
+        commit_lsn: row.text(1)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(flush: u64, commit: u64) -> TimelineStatus {
+        TimelineStatus {
+            flush_lsn: Lsn(flush),
+            commit_lsn: Lsn(commit),
+        }
+    }
+
+    #[test]
+    fn all_must_say_the_same_and_have_committed_it() {
+        let eight = Some(at(8, 8));
+        let zero = Some(at(0, 0));
+        assert_eq!(agreement(&[eight, eight, eight]), Some(Lsn(8)));
+        assert_eq!(agreement(&[zero, zero, zero]), Some(Lsn(0)));
+        assert_eq!(agreement(&[eight, eight, Some(at(16, 16))]), None);
+        assert_eq!(agreement(&[eight, eight, None]), None);
+        assert_eq!(agreement(&[Some(at(16, 8)), Some(at(16, 8))]), None);
+        assert_eq!(agreement(&[]), None);
+    }
+
+    #[test]
+    fn a_status_is_two_lsns() {
+        let row = |texts: [&str; 2]| Row(texts.map(|text| Some(text.to_owned())).into());
+        assert_eq!(
+            read_status(&[row(["0/14EE168", "0/14EE150"])]),
+            Some(at(0x14E_E168, 0x14E_E150))
+        );
+        assert_eq!(read_status(&[]), None);
+        assert_eq!(read_status(&[row(["0/14EE168", "soon"])]), None);
+    }
+}
