@@ -438,6 +438,21 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_is_told_from_other_failures_to_write() {
+        let write = |errno| {
+            let failure = Failure::Write {
+                path: "base/1/1259".into(),
+                source: std::io::Error::from_raw_os_error(errno),
+            };
+            failed(failure, "ps-0:6400", 0)
+        };
+        for errno in [nix::libc::ENOSPC, nix::libc::EDQUOT] {
+            assert!(matches!(write(errno), Error::DiskFull { .. }));
+        }
+        assert!(matches!(write(nix::libc::EACCES), Error::Write { .. }));
+    }
+
+    #[test]
     fn commands_are_what_pageservers_parse() {
         let primary = BackupKind::Basebackup { replica: false };
         let replica = BackupKind::Basebackup { replica: true };

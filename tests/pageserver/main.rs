@@ -1,0 +1,12 @@
+//! The client of pageservers and storage controllers, against stand-ins that answer
+//! as real ones do, and as none should.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers outside of test functions belong to tests"
+)]
+
+mod basebackup;
+mod http;
+mod probe;
+mod stand_in;
