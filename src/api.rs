@@ -1,4 +1,6 @@
-//! The ComputeSpec resource, its status and conditions. No I/O.
+//! The ComputeSpec resource, its status and conditions, and failures of its API
+//! server. No I/O.
 
+pub mod failure;
 pub mod resource;
 pub mod status;
