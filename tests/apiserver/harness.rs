@@ -30,9 +30,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -125,12 +124,12 @@ impl ApiServer {
 
     /// Lets the server accept connections and answer nothing.
     pub(crate) fn pause(&self) {
-        self.signal(Signal::SIGSTOP);
+        self.signal(Signal::STOP);
     }
 
     /// Undoes [`ApiServer::pause`].
     pub(crate) fn resume(&self) {
-        self.signal(Signal::SIGCONT);
+        self.signal(Signal::CONT);
     }
 
     fn signal(&self, signal: Signal) {
@@ -387,7 +386,8 @@ impl Program {
     }
 
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 }
 

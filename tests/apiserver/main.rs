@@ -1,22 +1,20 @@
 //! Tests against a real API server.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code"
+)]
+
+mod events;
 mod harness;
+mod manifest;
+mod status;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::ListParams;
-
-#[tokio::test]
-async fn a_namespace_can_hold_a_compute_spec() {
-    let server = harness::shared().await;
-    let namespace = server.namespace("smoke").await;
-    namespace.apply("apiVersion: glowplug.dev/v1alpha1\nkind: ComputeSpec\nmetadata: {name: main}\nspec: {}\n").await;
-    assert_eq!(
-        namespace.get("compute/main").await["metadata"]["generation"],
-        1
-    );
-    assert!(namespace.get("compute/other").await.is_null());
-}
 
 #[tokio::test]
 async fn a_restricted_client_may_do_only_what_its_role_says() {

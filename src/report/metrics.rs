@@ -1,0 +1,80 @@
+//! Metric families of the status writes.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
+
+/// How the writes of a status to the API server go. Clones share the families.
+#[derive(Debug, Clone)]
+pub struct WriteMetrics {
+    patches: IntCounterVec,
+    seconds: Histogram,
+    pending: IntGauge,
+    reachable: IntGauge,
+}
+
+impl WriteMetrics {
+    /// Registers the families.
+    ///
+    /// # Errors
+    ///
+    /// When a family of one of the names is registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let patches = IntCounterVec::new(
+            Opts::new(
+                "glowplug_status_patches_total",
+                "Writes of the status to the API server by result",
+            ),
+            &["result"],
+        )?;
+        let seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "glowplug_status_patch_duration_seconds",
+                "How long a write of the status to the API server took, failed ones included",
+            )
+            .buckets(vec![
+                0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+            ]),
+        )?;
+        let pending = IntGauge::new(
+            "glowplug_status_pending",
+            "1 while the newest status is not written to the API server yet",
+        )?;
+        let reachable = IntGauge::new(
+            "glowplug_api_reachable",
+            "1 if the last request to the API server was answered",
+        )?;
+        registry.register(Box::new(patches.clone()))?;
+        registry.register(Box::new(seconds.clone()))?;
+        registry.register(Box::new(pending.clone()))?;
+        registry.register(Box::new(reachable.clone()))?;
+        Ok(Self {
+            patches,
+            seconds,
+            pending,
+            reachable,
+        })
+    }
+
+    /// A write ended: `success`, or the label of a failure.
+    pub(super) fn patched(&self, result: &'static str, took: Duration) {
+        self.patches.with_label_values(&[result]).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// Whether a write is outstanding.
+    pub(super) fn pending(&self, pending: bool) {
+        self.pending.set(pending.into());
+    }
+
+    /// Whether the API server answered a request.
+    pub fn reachable(&self, reachable: bool) {
+        self.reachable.set(reachable.into());
+    }
+
+    /// Whether the last request was answered.
+    #[cfg(test)]
+    pub(super) fn is_reachable(&self) -> bool {
+        self.reachable.get() == 1
+    }
+}
