@@ -9,13 +9,14 @@
 
 use std::fmt;
 
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 
 use super::api_call::{REQUEST_LIMIT, within};
 use super::sink::{Sink, WriteError};
 use crate::api::failure::Failure;
+use crate::api::resource::ComputeSpec;
 use crate::api::status::ComputeSpecStatus;
 
 /// Field manager of the status. The operator's writes have another.
@@ -23,8 +24,7 @@ const FIELD_MANAGER: &str = "glowplug/status";
 
 /// How the API server serves ComputeSpecs.
 pub fn compute_spec_kind() -> ApiResource {
-    let kind = GroupVersionKind::gvk("glowplug.dev", "v1alpha1", "ComputeSpec");
-    ApiResource::from_gvk_with_plural(&kind, "computespecs")
+    ApiResource::erase::<ComputeSpec>(&())
 }
 
 /// The status of one ComputeSpec.

@@ -207,11 +207,7 @@ impl ApiServer {
     }
 
     async fn install_crd(&self) {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut file = root.join("crds/computespecs.yaml");
-        if !file.exists() {
-            file = root.join("tests/apiserver/minimal_crd.yaml");
-        }
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/computespecs.yaml");
         self.kubectl(
             &["apply", "--server-side", "-f", file.to_str().unwrap()],
             "",
