@@ -2,9 +2,17 @@
 
 mod compute_spec;
 mod crd;
+mod field_error;
+mod neon_fields;
 mod owned_settings;
+pub mod resolve;
 pub mod revision;
+mod secrets;
+pub mod validate;
 
 pub use compute_spec::*;
 pub use crd::{crd, crd_yaml};
+pub use field_error::{Errors, FieldError, Reason, report_errors};
+pub use neon_fields::*;
 pub use owned_settings::{Allowed, OwnedSetting, owned_setting, owned_settings};
+pub use secrets::{SecretError, Secrets, no_secrets};

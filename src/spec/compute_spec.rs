@@ -5,6 +5,7 @@
 
 use url::Url;
 
+use super::NeonFields;
 use crate::id::{ShardIndex, TenantId, TimelineId};
 use crate::lsn::Lsn;
 use crate::secret::Secret;
@@ -203,28 +204,6 @@ pub enum RemovedObjects {
     Keep,
     /// They are dropped.
     Drop,
-}
-
-/// Fields of Neon's JSON without a counterpart in plain PostgreSQL.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct NeonFields {
-    /// Identifies the operation in Neon's control plane; logged.
-    pub operation_uuid: Option<String>,
-    /// Id of the project.
-    pub project_id: Option<String>,
-    /// Id of the branch.
-    pub branch_id: Option<String>,
-    /// Id of the endpoint.
-    pub endpoint_id: Option<String>,
-    /// Feature flags, unknown ones included.
-    pub features: Vec<String>,
-    /// Seconds of idleness after which the control plane suspends: -1 never,
-    /// 0 its default.
-    pub suspend_timeout_seconds: i64,
-    /// Parallel per-database connections when a running compute is reconfigured.
-    pub reconfigure_concurrency: Option<usize>,
-    /// Drop logical replication subscriptions before the first start on a branch.
-    pub drop_subscriptions_before_start: bool,
 }
 
 impl ComputeSpec {
