@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts};
 
-/// How the writes of a status to the API server go. Clones share the families.
+/// How the writes of a status to the API server go. Clones share the families; one of
+/// them is to be registered.
 #[derive(Debug, Clone)]
 pub struct WriteMetrics {
     patches: IntCounterVec,
@@ -14,12 +17,12 @@ pub struct WriteMetrics {
 }
 
 impl WriteMetrics {
-    /// Registers the families.
+    /// All families at zero.
     ///
     /// # Errors
     ///
-    /// When a family of one of the names is registered already.
-    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    /// Only if a name or label is malformed, which none is.
+    pub fn new() -> Result<Self, prometheus::Error> {
         let patches = IntCounterVec::new(
             Opts::new(
                 "glowplug_status_patches_total",
@@ -44,10 +47,6 @@ impl WriteMetrics {
             "glowplug_api_reachable",
             "1 if the last request to the API server was answered",
         )?;
-        registry.register(Box::new(patches.clone()))?;
-        registry.register(Box::new(seconds.clone()))?;
-        registry.register(Box::new(pending.clone()))?;
-        registry.register(Box::new(reachable.clone()))?;
         Ok(Self {
             patches,
             seconds,
@@ -76,5 +75,46 @@ impl WriteMetrics {
     #[cfg(test)]
     pub(super) fn is_reachable(&self) -> bool {
         self.reachable.get() == 1
+    }
+}
+
+impl Collector for WriteMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        let families: [&dyn Collector; 4] =
+            [&self.patches, &self.seconds, &self.pending, &self.reachable];
+        families.into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let families: [&dyn Collector; 4] =
+            [&self.patches, &self.seconds, &self.pending, &self.reachable];
+        families.into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_families_have_their_names_and_stand_in_one_registration() {
+        let telemetry = crate::telemetry::metrics::Metrics::new().unwrap();
+        let metrics = WriteMetrics::new().unwrap();
+        telemetry.register(metrics.clone()).unwrap();
+        metrics.patched("success", Duration::from_millis(7));
+        metrics.pending(true);
+        metrics.reachable(true);
+        let text = telemetry.render().unwrap();
+        for line in [
+            "glowplug_status_patches_total{result=\"success\"} 1",
+            "glowplug_status_patch_duration_seconds_count 1",
+            "glowplug_status_pending 1",
+            "glowplug_api_reachable 1",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
+        }
     }
 }

@@ -78,7 +78,7 @@ fn start(steps: impl IntoIterator<Item = Step>) -> Run {
     let first = Arc::new(Snapshot::new("compute", Timestamp::UNIX_EPOCH));
     let (snapshots, receiver) = watch::channel(first);
     let cancel = CancellationToken::new();
-    let metrics = WriteMetrics::register(&prometheus::Registry::new()).unwrap();
+    let metrics = WriteMetrics::new().unwrap();
     let options = Options {
         limits: Limits::API_SERVER,
         pod_name: Some("main-0".to_owned()),
