@@ -29,7 +29,6 @@ mod log;
 mod refusal;
 
 pub use control::{ControlState, ServerInfo};
-pub use history::{CommonPoint, common_point, last_log_term, reached};
 pub use refusal::Refusal;
 
 use bytes::Bytes;
@@ -40,6 +39,7 @@ use crate::wire::safekeeper::{
     Membership, ProposerGreeting, ProposerMessage, TermHistory, VoteRequest, VoteResponse,
 };
 use control::contains;
+use history::common_point;
 use log::Log;
 
 /// What is to be done, in order.
@@ -188,11 +188,7 @@ impl Acceptor {
                 end: elected.start_streaming_at,
             });
         }
-        self.term_start_lsn = elected
-            .term_history
-            .0
-            .last()
-            .map_or(Lsn::INVALID, |e| e.lsn);
+        self.term_start_lsn = elected.term_history.last().map_or(Lsn::INVALID, |e| e.lsn);
         self.control.adopt_history(elected);
         self.persist(effects);
         Ok(())
@@ -392,12 +388,12 @@ impl Acceptor {
 
     /// The part of the term history that the log has reached.
     pub fn log_history(&self) -> TermHistory {
-        reached(&self.control.term_history, self.flush_lsn())
+        self.control.term_history.up_to(self.flush_lsn())
     }
 
     /// Term of the last WAL in the log; 0 if there is none.
     pub fn last_log_term(&self) -> u64 {
-        last_log_term(&self.control.term_history, self.flush_lsn())
+        self.control.term_history.last_log_term(self.flush_lsn())
     }
 }
 

@@ -60,13 +60,27 @@ impl Session {
     ///
     /// See [`Error`]. A refused token has been answered already.
     pub async fn accept(stream: TcpStream, config: &ServerConfig) -> Result<Option<Self>, Error> {
+        Self::accept_if(stream, config, |_| Ok(())).await
+    }
+
+    /// As [`Session::accept`], but ends the connection without an answer, before
+    /// authentication, if `check` finds something wrong with the start-up.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn accept_if(
+        stream: TcpStream,
+        config: &ServerConfig,
+        check: impl FnOnce(&Startup) -> Result<(), String>,
+    ) -> Result<Option<Self>, Error> {
         let broken = |peer| move |source| Error::Broken { peer, source };
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let peer = stream.peer_addr().map_err(broken(unknown))?;
         stream.set_nodelay(true).map_err(broken(peer))?;
         let limit = config.handshake_limit;
         let late = |_| Error::HandshakeTimeout { peer, limit };
-        timeout(limit, handshake(stream, peer, config))
+        timeout(limit, handshake(stream, peer, config, check))
             .await
             .map_err(late)?
     }
@@ -418,6 +432,7 @@ async fn handshake(
     stream: TcpStream,
     peer: SocketAddr,
     config: &ServerConfig,
+    check: impl FnOnce(&Startup) -> Result<(), String>,
 ) -> Result<Option<Session>, Error> {
     let (reader, writer) = stream.into_split();
     let mut input = Input {
@@ -435,6 +450,7 @@ async fn handshake(
     let Some(startup) = read_startup(&mut input, &mut output).await? else {
         return Ok(None);
     };
+    check(&startup).map_err(|what| input.protocol(what))?;
     if let Some(token) = &config.token
         && !authenticate(&mut input, &mut output, token).await?
     {
