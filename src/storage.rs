@@ -4,4 +4,5 @@
 pub mod acceptor;
 pub mod membership;
 pub mod pgwire_server;
+pub mod safekeeper;
 pub mod wal_store;

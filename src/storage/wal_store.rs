@@ -57,6 +57,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The process is stopping, or an operation panicked.
+    #[error("an operation on the timeline's files was interrupted: open it again")]
+    Interrupted,
 }
 
 impl Category for Error {
@@ -64,12 +67,13 @@ impl Category for Error {
         match self {
             Self::Io { .. } => "DiskFailed",
             Self::Damaged { .. } => "FileDamaged",
+            Self::Interrupted => "Interrupted",
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Io { .. } => Retry::Backoff,
+            Self::Io { .. } | Self::Interrupted => Retry::Backoff,
             Self::Damaged { .. } => Retry::Never,
         }
     }
@@ -131,7 +135,16 @@ impl WalStore {
         Ok(Self::new(dir, control.server, fsync))
     }
 
-    /// Whether a directory entry is a timeline that was never made to its end.
+    /// Removes the timeline in `dir`, at once: a crash leaves all of it or what
+    /// [`WalStore::is_unfinished`] recognizes.
+    pub fn remove(dir: &Path) -> Result<(), Error> {
+        let removing = dir.with_extension(MAKING);
+        files::remove_dir(&removing)?;
+        files::rename(dir, &removing, false)?;
+        files::remove_dir(&removing)
+    }
+
+    /// Whether a directory entry is a timeline that was made or removed halfway.
     pub fn is_unfinished(path: &Path) -> bool {
         path.extension()
             .is_some_and(|extension| extension == MAKING)
@@ -330,7 +343,7 @@ impl WalStore {
     }
 }
 
-/// Extension of a timeline's directory while it is being made.
+/// Extension of a timeline's directory while it is being made or removed.
 const MAKING: &str = "making";
 
 /// How much is read at once when the end is looked for, in bytes.

@@ -19,7 +19,8 @@ pub struct WalReader {
 }
 
 impl WalReader {
-    pub(super) fn new(dir: &Path) -> Self {
+    /// Reads the timeline in `dir`.
+    pub fn new(dir: &Path) -> Self {
         Self {
             dir: dir.to_owned(),
             open: None,
