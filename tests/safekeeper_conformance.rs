@@ -13,8 +13,8 @@
 )]
 
 mod safekeeper_conformance {
-    pub mod client;
-    pub mod transcript;
+    pub(crate) mod client;
+    pub(crate) mod transcript;
 }
 
 use std::collections::BTreeMap;

@@ -21,7 +21,7 @@ use super::transcript::{Recorded, START, wal};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// One connection.
-pub struct Client {
+pub(crate) struct Client {
     stream: Option<TcpStream>,
     input: BytesMut,
     /// Connections are recorded from one node; its id is part of greetings.
@@ -29,7 +29,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub async fn connect(address: SocketAddr, node: u64) -> Self {
+    pub(crate) async fn connect(address: SocketAddr, node: u64) -> Self {
         Self {
             stream: Some(TcpStream::connect(address).await.unwrap()),
             input: BytesMut::new(),
@@ -37,17 +37,17 @@ impl Client {
         }
     }
 
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.stream = None;
     }
 
-    pub async fn half_close(&mut self) {
+    pub(crate) async fn half_close(&mut self) {
         if let Some(stream) = &mut self.stream {
             stream.shutdown().await.ok();
         }
     }
 
-    pub async fn send(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         // The safekeeper may have closed the connection already, as it did then.
         if let Some(stream) = &mut self.stream {
             stream.write_all(bytes).await.ok();
@@ -56,7 +56,7 @@ impl Client {
 
     /// Reads until the recorded message comes. States that are repeated or skipped
     /// on the way are none of the transcript's business.
-    pub async fn expect(&mut self, recorded: &Recorded, at: &str) {
+    pub(crate) async fn expect(&mut self, recorded: &Recorded, at: &str) {
         let mut seen = Vec::new();
         loop {
             let read = timeout(LIMIT, self.next_message()).await;
@@ -81,7 +81,7 @@ impl Client {
     }
 
     /// Reads to the end of the stream.
-    pub async fn expect_end(&mut self, at: &str) {
+    pub(crate) async fn expect_end(&mut self, at: &str) {
         loop {
             let read = timeout(LIMIT, self.next_message()).await;
             match read.unwrap_or_else(|_| panic!("{at}: the connection does not end")) {
@@ -200,7 +200,12 @@ fn error_matches(found: &(String, String), wanted: &(String, String)) -> bool {
 }
 
 /// Calls the HTTP API; the answer's body is null unless it is JSON.
-pub async fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, Value) {
+pub(crate) async fn http(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, Value) {
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
          Content-Length: {}\r\n\r\n{body}",
@@ -218,7 +223,7 @@ pub async fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> 
 
 /// Writes recorded WAL under term 1 up to `end`, which is flushed up to `flush_lsn`, and commits it up to
 /// `commit_lsn`, on a connection of its own.
-pub async fn prepare(
+pub(crate) async fn prepare(
     address: SocketAddr,
     timeline: &str,
     end: Lsn,

@@ -11,35 +11,35 @@ use glowplug::wire::safekeeper::{AppendRequest, ProposerMessage, ProtocolVersion
 use serde_json::Value;
 
 /// Where the recorded WAL starts.
-pub const START: Lsn = Lsn(0x151_1AE0);
+pub(crate) const START: Lsn = Lsn(0x151_1AE0);
 
 /// The recorded WAL, from [`START`] on.
-pub static WAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+pub(crate) static WAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     unzip(include_bytes!(
         "../fixtures/safekeeper/pg15-wal-0-1511AE0.bin.gz"
     ))
 });
 
 /// Recorded WAL between two positions.
-pub fn wal(from: Lsn, to: Lsn) -> &'static [u8] {
+pub(crate) fn wal(from: Lsn, to: Lsn) -> &'static [u8] {
     &WAL[(from.0 - START.0) as usize..(to.0 - START.0) as usize]
 }
 
 /// What happened, in order.
-pub struct Transcript {
-    pub events: Vec<Event>,
+pub(crate) struct Transcript {
+    pub(crate) events: Vec<Event>,
 }
 
 /// A message from the safekeeper: its bytes, cut if WAL was left out of the record.
-pub struct Recorded {
-    pub bytes: Vec<u8>,
+pub(crate) struct Recorded {
+    pub(crate) bytes: Vec<u8>,
     /// Full length, if the bytes were cut.
-    pub full_length: Option<usize>,
-    pub note: String,
+    pub(crate) full_length: Option<usize>,
+    pub(crate) note: String,
 }
 
 /// One event. Connections are numbered.
-pub enum Event {
+pub(crate) enum Event {
     Connect {
         connection: u64,
         node: u64,
@@ -185,7 +185,7 @@ fn unzip(bytes: &[u8]) -> Vec<u8> {
 
 impl Transcript {
     /// Reads a compressed transcript.
-    pub fn read(name: &'static str, compressed: &[u8]) -> Self {
+    pub(crate) fn read(name: &'static str, compressed: &[u8]) -> Self {
         let text = String::from_utf8(unzip(compressed)).unwrap();
         let lines: Vec<_> = text.lines().map(Line::parse).collect();
         // From there on the record leaves out how the state came to be, or shows what
