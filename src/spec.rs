@@ -4,6 +4,7 @@ mod compute_spec;
 mod crd;
 mod field_error;
 mod neon_fields;
+pub mod neon_json;
 mod owned_settings;
 pub mod resolve;
 pub mod revision;

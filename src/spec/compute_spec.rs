@@ -139,6 +139,11 @@ pub struct ShardLocation {
     pub http: Option<String>,
 }
 
+/// In [`Role::member_of`], stands for the privileged role, whatever this compute calls
+/// it (`--privileged-role-name`). Its members get the attributes that Neon's control
+/// plane gives to roles, and nearly all privileges.
+pub const PRIVILEGED_ROLE: &str = "neon_superuser";
+
 /// A role that must exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Role {

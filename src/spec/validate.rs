@@ -68,6 +68,29 @@ pub(super) fn is_verifier(text: &str) -> bool {
             .all(|part| is_base64(part))
 }
 
+/// Whether `text` is `host:port`: [`api::HOST_PORT`].
+pub(super) fn is_host_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let is_port = !port.starts_with(['0', '+']) && port.parse::<u16>().is_ok();
+    let edge = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_host = if let Some(address) = address {
+        let digit = |b: u8| b.is_ascii_hexdigit() || b == b':' || b == b'.';
+        !address.is_empty() && address.bytes().all(digit)
+    } else {
+        let inner = |b: u8| edge(b) || b == b'.' || b == b'-';
+        let bytes = host.as_bytes();
+        bytes.first().is_some_and(|b| edge(*b))
+            && bytes.last().is_some_and(|b| edge(*b) || *b == b'.')
+            && bytes.iter().all(|b| inner(*b))
+    };
+    is_port && is_host
+}
+
 /// Whether `text` is an MD5 hash in hex.
 pub(super) fn is_md5(text: &str) -> bool {
     let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
@@ -380,6 +403,35 @@ mod tests {
         ] {
             assert_eq!(seconds(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_host_and_a_port() {
+        let pattern = regex_lite::Regex::new(api::HOST_PORT).unwrap();
+        for text in [
+            "sk-1:5454",
+            "sk_1.neon.svc.:1",
+            "10.0.0.1:65535",
+            "[::1]:5454",
+            "[]:5454",
+            "sk-1:65536",
+            "sk-1:0",
+            "sk-1:05",
+            "sk-1:+5",
+            "sk-1",
+            ":5454",
+            "-sk:5454",
+            "sk-:5454",
+            "a b:5454",
+            "a,b:5454",
+            "user@sk-1:5454",
+            "postgresql://sk-1:5454",
+            "ü:1",
+            "",
+        ] {
+            assert_eq!(is_host_port(text), pattern.is_match(text), "{text}");
+        }
+        assert!(is_host_port("sk-1:5454"));
     }
 
     #[test]

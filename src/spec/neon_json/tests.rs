@@ -1,0 +1,1 @@
+//! Neon's JSON, as recorded and as made up.
