@@ -1,0 +1,186 @@
+//! Plans what happens inside databases.
+
+use sha2::{Digest, Sha256};
+
+use super::change::Change;
+use super::desired::DesiredDatabase;
+use super::{DatabaseNow, Planner, Stage};
+use crate::spec::Flavor;
+
+/// A role of Neon's SQL editor, which may create objects where it exists.
+const CREATOR: &str = "web_access";
+/// From this version on, not everybody may create objects in the schema `public`.
+const PUBLIC_IS_CLOSED_SINCE: u32 = 15;
+/// Raised whenever the preparation does something else than before.
+const PREPARATION: &str = "1";
+
+/// The extension of Neon's postgres, and the schema for it.
+const NEON: &str = "neon";
+const PG_STAT_STATEMENTS: &str = "pg_stat_statements";
+
+impl<'a> Planner<'a> {
+    pub(super) fn plan_inside(&mut self) {
+        self.release_roles();
+        self.prepare_databases();
+        self.drop_subscriptions();
+        self.plan_system_database();
+    }
+
+    /// Frees databases from what depends on leaving roles.
+    fn release_roles(&mut self) {
+        for name in self.leaving.clone() {
+            let observed_name = self.roles.get(name).map(|role| role.observed_name);
+            let dependencies = observed_name.and_then(|name| self.observed.dependencies.get(name));
+            let Some(dependencies) = dependencies else {
+                continue;
+            };
+            let mut places: Vec<&str> = self
+                .databases
+                .iter()
+                .filter(|(_, now)| dependencies.contains(&Some(now.observed_name.to_owned())))
+                .map(|(name, _)| *name)
+                .collect();
+            if places.is_empty() {
+                // What databases share can be freed from any of them.
+                places.push(&self.observed.system_database);
+            }
+            for place in places {
+                let change = Change::ReleaseRole {
+                    name: name.to_owned(),
+                    database: place.to_owned(),
+                    heir: self.heir(place).to_owned(),
+                };
+                self.step_in(Stage::Inside, Some(place), change);
+            }
+        }
+    }
+
+    /// Who gets what a leaving role owns in a database.
+    fn heir(&self, database: &str) -> &'a str {
+        if database == self.observed.system_database {
+            return &self.observed.superuser;
+        }
+        if let Some(desired) = self.desired_databases.get(database) {
+            return &desired.owner;
+        }
+        let owner = self
+            .databases
+            .get(database)
+            .and_then(|now| self.owner_now(now));
+        owner
+            .filter(|owner| !self.leaving.contains(owner))
+            .unwrap_or(&self.observed.superuser)
+    }
+
+    fn prepare_databases(&mut self) {
+        let creator = self.creator();
+        for database in &self.desired.databases {
+            let now = self.databases.get(database.name.as_str());
+            if !will_allow_connections(database, now) {
+                self.plan.skipped_databases.push(database.name.clone());
+                continue;
+            }
+            let fingerprint = self.fingerprint(&database.owner, creator.as_deref());
+            let prepared = now.and_then(|now| now.observed.prepared.as_deref());
+            if prepared == Some(fingerprint.as_str()) {
+                continue;
+            }
+            let change = Change::PrepareDatabase {
+                database: database.name.clone(),
+                owner: database.owner.clone(),
+                privileged_role: self.desired.privileged_role.clone(),
+                creator: creator.clone(),
+                fingerprint,
+            };
+            self.step_in(Stage::Inside, Some(&database.name), change);
+        }
+    }
+
+    fn creator(&self) -> Option<String> {
+        let wanted = self.observed.major() >= PUBLIC_IS_CLOSED_SINCE;
+        let exists = self.roles.contains_key(CREATOR)
+            || self.desired.roles.iter().any(|role| role.name == CREATOR);
+        (wanted && exists && !self.leaving.contains(CREATOR)).then(|| CREATOR.to_owned())
+    }
+
+    /// Equal for equal preparations. Written into the database's settings, so that the
+    /// next process knows without connecting to it.
+    fn fingerprint(&self, owner: &str, creator: Option<&str>) -> String {
+        let mut hash = Sha256::new();
+        for part in [
+            PREPARATION,
+            owner,
+            &self.desired.privileged_role,
+            creator.unwrap_or_default(),
+        ] {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+        hex::encode(&hash.finalize()[..8])
+    }
+
+    /// On the first start of a branch, subscriptions inherited from the parent would
+    /// compete with the parent's for its publishers' slots.
+    fn drop_subscriptions(&mut self) {
+        let Some(timeline) = self.desired.drop_subscriptions_on else {
+            return;
+        };
+        let timeline = timeline.to_string();
+        let system = &self.observed.system;
+        if system.subscriptions_dropped_on.as_ref() == Some(&timeline) {
+            return;
+        }
+        let mut databases = Vec::new();
+        for database in &self.desired.databases {
+            let now = self.databases.get(database.name.as_str());
+            let has_some = now.is_some_and(|now| now.observed.has_subscriptions);
+            if has_some && will_allow_connections(database, now) {
+                let name = database.name.clone();
+                databases.push(name.clone());
+                let change = Change::DropSubscriptions { database: name };
+                self.step_in(Stage::Inside, Some(&database.name), change);
+            }
+        }
+        self.step(
+            Stage::Records,
+            Change::RecordSubscriptionsDropped {
+                timeline,
+                databases,
+            },
+        );
+    }
+
+    fn plan_system_database(&mut self) {
+        let system = &self.observed.system;
+        let extension = |name: &str, schema: &str| Change::CreateExtension {
+            name: name.to_owned(),
+            schema: schema.to_owned(),
+        };
+        if !system.has_health_check {
+            self.step(Stage::Records, Change::CreateHealthCheck);
+        }
+        let preloaded =
+            |library: &str| self.observed.preload_libraries.iter().any(|l| l == library);
+        if preloaded(PG_STAT_STATEMENTS) && !system.extensions.contains_key(PG_STAT_STATEMENTS) {
+            self.step(Stage::Records, extension(PG_STAT_STATEMENTS, "public"));
+        }
+        if self.desired.flavor == Flavor::Neon
+            && let Some(available) = &system.neon_available
+        {
+            match system.extensions.get(NEON) {
+                None => self.step(Stage::Records, extension(NEON, NEON)),
+                Some(installed) if installed != available => {
+                    let name = NEON.to_owned();
+                    self.step(Stage::Records, Change::UpdateExtension { name });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+fn will_allow_connections(database: &DesiredDatabase, now: Option<&DatabaseNow<'_>>) -> bool {
+    let observed = now.is_none_or(|now| now.observed.allows_connections);
+    let stated = database.options.alterable.allow_connections;
+    stated.unwrap_or(observed)
+}

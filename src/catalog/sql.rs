@@ -1,0 +1,366 @@
+//! Writes changes as SQL. Pure.
+//!
+//! Every name is schema-qualified or found in `pg_catalog`, to which sessions pin their
+//! `search_path`; every value is quoted by [`quote`](super::quote).
+
+use super::plan::change::{Change, PasswordChange, RoleChange};
+use super::plan::database_options::{CreationValue, DatabaseChange, DatabaseOptions};
+use super::quote::{dollar, ident, literal};
+
+/// Marks roles and databases that glowplug created. Kept among their settings, in
+/// `pg_db_role_setting`, where one query finds them all.
+pub(super) const MANAGED: &str = "glowplug.managed";
+/// What was last done inside a database. Kept among its settings.
+pub(super) const PREPARED: &str = "glowplug.applied";
+
+/// How to carry out a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Script {
+    /// Its statements.
+    pub(super) statements: Vec<String>,
+    /// Whether they may share a transaction with each other and with other changes.
+    pub(super) in_transaction: bool,
+    /// Whether it fails while somebody uses the object, so that it is worth trying
+    /// again at once.
+    pub(super) evicts: bool,
+}
+
+impl Script {
+    fn together<const N: usize>(statements: [String; N]) -> Self {
+        Self {
+            statements: statements.into(),
+            in_transaction: true,
+            evicts: false,
+        }
+    }
+
+    fn apart(statements: Vec<String>) -> Self {
+        Self {
+            statements,
+            in_transaction: false,
+            evicts: false,
+        }
+    }
+}
+
+/// The SQL of a change.
+pub(super) fn script(change: &Change) -> Script {
+    match change {
+        Change::CreatePrivilegedRole { name } => Script::together([format!(
+            "CREATE ROLE {} CREATEDB CREATEROLE NOLOGIN REPLICATION BYPASSRLS \
+             IN ROLE pg_read_all_data, pg_write_all_data",
+            ident(name)
+        )]),
+        Change::RenameRole { from, to } => Script::together([format!(
+            "ALTER ROLE {} RENAME TO {}",
+            ident(from),
+            ident(to)
+        )]),
+        Change::LockOutRole { name } => lock_out_role(name),
+        Change::CreateRole { name, with } => Script::together([
+            format!("CREATE ROLE {}{}", ident(name), role_options(with)),
+            format!("ALTER ROLE {} SET {MANAGED} = 'true'", ident(name)),
+        ]),
+        Change::AlterRole { name, with } => {
+            Script::together([format!("ALTER ROLE {}{}", ident(name), role_options(with))])
+        }
+        Change::GrantRole { role, to } => {
+            Script::together([format!("GRANT {} TO {}", ident(role), ident(to))])
+        }
+        Change::RevokeRole { role, from } => {
+            Script::together([format!("REVOKE {} FROM {}", ident(role), ident(from))])
+        }
+        Change::ReleaseRole { name, heir, .. } => release_role(name, heir),
+        Change::DropRole { name } => {
+            Script::together([format!("DROP ROLE IF EXISTS {}", ident(name))])
+        }
+        Change::DropInvalidDatabase { name } => {
+            Script::apart(vec![format!("DROP DATABASE IF EXISTS {}", ident(name))])
+        }
+        Change::DropSubscriptions { .. } => Script::together([drop_subscriptions()]),
+        Change::DropDatabase { name, is_template } => drop_database(name, *is_template),
+        Change::RenameDatabase { from, to } => rename_database(from, to),
+        Change::CreateDatabase {
+            name,
+            owner,
+            options,
+        } => Script::apart(vec![
+            create_database(name, owner, options),
+            format!("ALTER DATABASE {} SET {MANAGED} = 'true'", ident(name)),
+        ]),
+        Change::ChangeOwner { database, owner } => Script::together([format!(
+            "ALTER DATABASE {} OWNER TO {}",
+            ident(database),
+            ident(owner)
+        )]),
+        Change::AlterDatabase { name, with } => Script::together([format!(
+            "ALTER DATABASE {} WITH{}",
+            ident(name),
+            database_options(with)
+        )]),
+        Change::GrantDatabase { database, to } => Script::together([format!(
+            "GRANT ALL PRIVILEGES ON DATABASE {} TO {}",
+            ident(database),
+            ident(to)
+        )]),
+        Change::PrepareDatabase {
+            database,
+            owner,
+            privileged_role,
+            creator,
+            fingerprint,
+        } => Script::together([
+            prepare_public(owner, privileged_role, creator.as_deref()),
+            format!(
+                "ALTER DATABASE {} SET {PREPARED} = {}",
+                ident(database),
+                literal(fingerprint)
+            ),
+        ]),
+        Change::CreateExtension { name, schema } => Script::together([
+            format!("CREATE SCHEMA IF NOT EXISTS {}", ident(schema)),
+            format!(
+                "CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {}",
+                ident(name),
+                ident(schema)
+            ),
+        ]),
+        Change::UpdateExtension { name } => {
+            Script::together([format!("ALTER EXTENSION {} UPDATE", ident(name))])
+        }
+        Change::CreateHealthCheck => create_health_check(),
+        Change::RecordSubscriptionsDropped { timeline, .. } => record_subscriptions(timeline),
+    }
+}
+
+fn role_options(with: &RoleChange) -> String {
+    let flags = with.flags.iter().map(|(flag, on)| {
+        let no = if *on { "" } else { "NO" };
+        format!(" {no}{}", flag.word())
+    });
+    let limit = with
+        .connection_limit
+        .map(|limit| format!(" CONNECTION LIMIT {limit}"));
+    let until = with.valid_until.as_ref();
+    let until = until.map(|until| format!(" VALID UNTIL {}", literal(&until.text)));
+    let password = with.password.as_ref().map(|password| match password {
+        PasswordChange::Clear => " PASSWORD NULL".to_owned(),
+        PasswordChange::Set(verifier) => format!(" PASSWORD {}", literal(verifier.reveal())),
+    });
+    flags.chain(limit).chain(until).chain(password).collect()
+}
+
+fn create_database(name: &str, owner: &str, options: &DatabaseOptions) -> String {
+    let at_creation = options.at_creation.iter().map(|(word, value)| match value {
+        CreationValue::Text(text) => format!(" {word} {}", literal(text)),
+        CreationValue::Number(number) => format!(" {word} {number}"),
+    });
+    format!(
+        "CREATE DATABASE {} OWNER {}{}{}",
+        ident(name),
+        ident(owner),
+        at_creation.collect::<String>(),
+        database_options(&options.alterable)
+    )
+}
+
+fn database_options(with: &DatabaseChange) -> String {
+    let limit = with
+        .connection_limit
+        .map(|limit| format!(" CONNECTION LIMIT {limit}"));
+    let allow = with
+        .allow_connections
+        .map(|allow| format!(" ALLOW_CONNECTIONS {allow}"));
+    let template = with
+        .is_template
+        .map(|is_template| format!(" IS_TEMPLATE {is_template}"));
+    [limit, allow, template].into_iter().flatten().collect()
+}
+
+fn lock_out_role(name: &str) -> Script {
+    // Apart: the sessions must not come back once they are told to end.
+    Script::apart(vec![
+        format!("ALTER ROLE {} NOLOGIN", ident(name)),
+        format!(
+            "SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \
+             WHERE usename = {}",
+            literal(name)
+        ),
+    ])
+}
+
+/// Ends what keeps a database from being dropped or renamed: sessions in it, and
+/// walsenders that read its logical replication slots.
+fn evict(database: &str) -> String {
+    format!(
+        "SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \
+         WHERE datname = {} \
+         AND pid <> pg_catalog.pg_backend_pid()",
+        literal(database)
+    )
+}
+
+fn drop_database(name: &str, is_template: bool) -> Script {
+    let mut statements = Vec::new();
+    if is_template {
+        statements.push(format!(
+            "ALTER DATABASE {} WITH IS_TEMPLATE false",
+            ident(name)
+        ));
+    }
+    // WITH (FORCE) alone is refused while a logical replication slot is in use.
+    statements.push(evict(name));
+    statements.push(format!(
+        "DROP DATABASE IF EXISTS {} WITH (FORCE)",
+        ident(name)
+    ));
+    Script {
+        evicts: true,
+        ..Script::apart(statements)
+    }
+}
+
+fn rename_database(from: &str, to: &str) -> Script {
+    Script {
+        evicts: true,
+        ..Script::apart(vec![
+            evict(from),
+            format!("ALTER DATABASE {} RENAME TO {}", ident(from), ident(to)),
+        ])
+    }
+}
+
+/// `DROP OWNED` revokes only what owners granted. What others passed on by a grant
+/// option must be revoked in their names, or `DROP ROLE` is refused.
+fn release_role(name: &str, heir: &str) -> Script {
+    let revoke = format!(
+        "DECLARE passed_on record;
+BEGIN
+  FOR passed_on IN
+    SELECT DISTINCT o.kind, i.identity, pg_catalog.pg_get_userbyid(a.grantor) AS grantor
+    FROM (
+      SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
+        'pg_catalog.pg_class'::pg_catalog.regclass AS class, oid, relowner AS owner, relacl AS acl
+      FROM pg_catalog.pg_class
+      UNION ALL SELECT 'TABLE', 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, c.relowner, t.attacl
+      FROM pg_catalog.pg_attribute t JOIN pg_catalog.pg_class c ON c.oid = t.attrelid
+      UNION ALL SELECT 'ROUTINE', 'pg_catalog.pg_proc'::pg_catalog.regclass, oid, proowner, proacl
+      FROM pg_catalog.pg_proc
+      UNION ALL SELECT 'SCHEMA', 'pg_catalog.pg_namespace'::pg_catalog.regclass, oid, nspowner, nspacl
+      FROM pg_catalog.pg_namespace
+      UNION ALL SELECT 'TYPE', 'pg_catalog.pg_type'::pg_catalog.regclass, oid, typowner, typacl
+      FROM pg_catalog.pg_type
+      UNION ALL SELECT 'LANGUAGE', 'pg_catalog.pg_language'::pg_catalog.regclass, oid, lanowner, lanacl
+      FROM pg_catalog.pg_language
+      UNION ALL SELECT 'FOREIGN DATA WRAPPER',
+        'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass, oid, fdwowner, fdwacl
+      FROM pg_catalog.pg_foreign_data_wrapper
+      UNION ALL SELECT 'FOREIGN SERVER', 'pg_catalog.pg_foreign_server'::pg_catalog.regclass,
+        oid, srvowner, srvacl
+      FROM pg_catalog.pg_foreign_server
+      UNION ALL SELECT 'LARGE OBJECT', 'pg_catalog.pg_largeobject'::pg_catalog.regclass,
+        oid, lomowner, lomacl
+      FROM pg_catalog.pg_largeobject_metadata
+      UNION ALL SELECT 'DATABASE', 'pg_catalog.pg_database'::pg_catalog.regclass, oid, datdba, datacl
+      FROM pg_catalog.pg_database
+      UNION ALL SELECT 'TABLESPACE', 'pg_catalog.pg_tablespace'::pg_catalog.regclass,
+        oid, spcowner, spcacl
+      FROM pg_catalog.pg_tablespace
+    ) o,
+    LATERAL pg_catalog.aclexplode(o.acl) a,
+    LATERAL pg_catalog.pg_identify_object(o.class, o.oid, 0) i
+    WHERE o.acl IS NOT NULL AND a.grantor <> o.owner
+      AND a.grantee = (SELECT oid FROM pg_catalog.pg_authid WHERE rolname = {name})
+  LOOP
+    EXECUTE pg_catalog.format('SET LOCAL ROLE %I', passed_on.grantor);
+    EXECUTE pg_catalog.format('REVOKE ALL PRIVILEGES ON %s %s FROM %I CASCADE',
+      passed_on.kind, passed_on.identity, {name});
+    RESET ROLE;
+  END LOOP;
+END",
+        name = literal(name)
+    );
+    Script::together([
+        format!("REASSIGN OWNED BY {} TO {}", ident(name), ident(heir)),
+        format!("DO {}", dollar(&revoke)),
+        format!("DROP OWNED BY {}", ident(name)),
+    ])
+}
+
+/// Without its slot, a subscription can be dropped in a transaction, and the
+/// publisher's slot stays for the branch that it belongs to
+/// (`compute_tools/src/sql/drop_subscriptions.sql`).
+fn drop_subscriptions() -> String {
+    let body = "DECLARE subscription name;
+BEGIN
+  LOCK TABLE pg_catalog.pg_subscription IN ACCESS EXCLUSIVE MODE;
+  FOR subscription IN
+    SELECT s.subname FROM pg_catalog.pg_subscription s
+    JOIN pg_catalog.pg_database d ON d.oid = s.subdbid
+    WHERE d.datname = pg_catalog.current_database()
+  LOOP
+    EXECUTE pg_catalog.format('ALTER SUBSCRIPTION %I DISABLE', subscription);
+    EXECUTE pg_catalog.format('ALTER SUBSCRIPTION %I SET (slot_name = NONE)', subscription);
+    EXECUTE pg_catalog.format('DROP SUBSCRIPTION %I', subscription);
+  END LOOP;
+END";
+    format!("DO {}", dollar(body))
+}
+
+/// What `compute_tools/src/sql/set_public_schema_owner.sql` and
+/// `default_grants.sql` do. The schema is left alone where its owner is not one of
+/// the superusers that `initdb` may have run as.
+fn prepare_public(owner: &str, privileged_role: &str, creator: Option<&str>) -> String {
+    let creator =
+        creator.map(|creator| format!("  GRANT CREATE ON SCHEMA public TO {};\n", ident(creator)));
+    let body = format!(
+        "DECLARE public_owner name;
+BEGIN
+  SELECT pg_catalog.pg_get_userbyid(nspowner) INTO public_owner
+  FROM pg_catalog.pg_namespace WHERE nspname = 'public';
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  IF public_owner <> {owner_literal}
+    AND public_owner IN ('cloud_admin', 'zenith_admin', session_user) THEN
+    ALTER SCHEMA public OWNER TO {owner};
+  END IF;
+{creator}  ALTER DEFAULT PRIVILEGES IN SCHEMA public
+    GRANT ALL ON TABLES TO {privileged_role} WITH GRANT OPTION;
+  ALTER DEFAULT PRIVILEGES IN SCHEMA public
+    GRANT ALL ON SEQUENCES TO {privileged_role} WITH GRANT OPTION;
+END",
+        owner_literal = literal(owner),
+        owner = ident(owner),
+        creator = creator.unwrap_or_default(),
+        privileged_role = ident(privileged_role),
+    );
+    format!("DO {}", dollar(&body))
+}
+
+fn create_health_check() -> Script {
+    Script::together([
+        "CREATE TABLE IF NOT EXISTS public.health_check (\
+         id pg_catalog.int4 PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY, \
+         updated_at pg_catalog.timestamptz DEFAULT pg_catalog.now())"
+            .to_owned(),
+        "INSERT INTO public.health_check VALUES (1, pg_catalog.now()) \
+         ON CONFLICT (id) DO UPDATE SET updated_at = pg_catalog.now()"
+            .to_owned(),
+    ])
+}
+
+fn record_subscriptions(timeline: &str) -> Script {
+    Script::together([
+        "CREATE SCHEMA IF NOT EXISTS neon".to_owned(),
+        "CREATE TABLE IF NOT EXISTS neon.drop_subscriptions_done (\
+         id pg_catalog.int4 PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY, \
+         timeline_id pg_catalog.text)"
+            .to_owned(),
+        format!(
+            "INSERT INTO neon.drop_subscriptions_done VALUES (1, {0}) \
+             ON CONFLICT (id) DO UPDATE SET timeline_id = {0}",
+            literal(timeline)
+        ),
+    ])
+}
