@@ -230,7 +230,8 @@ impl Answer {
     }
 }
 
-/// What upstream answered, in the given state.
+/// What upstream answered, in the given state: recorded from `compute_ctl` on
+/// PostgreSQL 15.
 #[derive(serde::Deserialize)]
 struct Recorded {
     state: String,

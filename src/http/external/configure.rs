@@ -8,7 +8,6 @@ use axum::extract::{DefaultBodyLimit, FromRequest as _, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
@@ -31,15 +30,13 @@ const BODY_LIMIT: Duration = Duration::from_secs(30);
 /// A start-up that waits for storage takes any time.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// `ConfigurationRequest` (`libs/compute_api/src/requests.rs`). The keys in
-/// `compute_ctl_config` count only at the start of the process, so the field, which
-/// upstream requires and ignores, may be left out.
+/// `ConfigurationRequest` (`libs/compute_api/src/requests.rs`) without its
+/// `compute_ctl_config`, which upstream requires and ignores: the keys in it count only
+/// at the start of the process.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
     spec: &'a RawValue,
-    #[serde(rename = "compute_ctl_config")]
-    _compute_ctl_config: Option<IgnoredAny>,
 }
 
 /// Answers when the spec is in force, or says why it is not.
