@@ -1,5 +1,59 @@
 //! The heart: state, lifecycle and supervision of one compute.
+//!
+//! [`owner`] is the one task that owns the state; it runs one job at a time:
+//! [`startup`], [`reconfigure`], [`refresh`] or [`stop`]. [`state`] says which may
+//! follow from what.
 
+mod apply_catalog;
+pub mod config;
+pub mod ending;
+pub mod error;
+pub mod facts;
+mod local;
+pub mod owner;
 pub mod postgres;
+mod reconfigure;
+mod refresh;
+mod relay_task;
 pub mod restart_budget;
+mod running;
+mod startup;
 pub mod state;
+mod stop;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::http::control::Request;
+use crate::report::{Event, Snapshot};
+use crate::spec::revision::SourceEvent;
+
+/// A signal that asks the process to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopSignal {
+    /// SIGTERM or SIGINT: stop postgres in order; a second one hastens it.
+    Stop,
+    /// SIGQUIT: stop postgres at once.
+    Quit,
+}
+
+/// What the owner listens to.
+pub struct Inputs {
+    /// The spec's source.
+    pub source: mpsc::Receiver<SourceEvent>,
+    /// The HTTP servers.
+    pub control: mpsc::Receiver<Request>,
+    /// Signals to the process.
+    pub signals: mpsc::Receiver<StopSignal>,
+}
+
+/// Where the owner tells what is true, and what it asks others with.
+pub struct Outputs {
+    /// The snapshot.
+    pub snapshot: watch::Sender<Arc<Snapshot>>,
+    /// What happened.
+    pub events: mpsc::Sender<Event>,
+    /// For the storage controller and the pageservers' metrics.
+    pub http: reqwest::Client,
+}

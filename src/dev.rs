@@ -1,1 +1,3 @@
 //! The embedded default: storage and a compute on this machine.
+
+pub mod display;

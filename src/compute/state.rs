@@ -160,6 +160,7 @@ pub const TRANSITIONS: &[(ComputeState, Event, ComputeState)] = &[
     (RefreshConfigurationPending, Event::SpecAccepted, RefreshConfigurationPending),
     (RefreshConfigurationPending, Event::RefreshRequested, RefreshConfigurationPending),
     (RefreshConfigurationPending, Event::RefreshBegan, RefreshConfiguration),
+    (RefreshConfigurationPending, Event::StartupBegan, Init),
     (RefreshConfigurationPending, Event::PostgresExited, Init),
     (RefreshConfigurationPending, Event::Fenced, Failed),
     (RefreshConfigurationPending, Event::TerminateFast, TerminationPendingFast),

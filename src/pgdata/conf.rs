@@ -33,6 +33,9 @@ pub struct ConfFacts {
     pub socket_dir: String,
     /// Where to listen unless the spec says otherwise: `localhost`, `*`. Vanilla only.
     pub listen_addresses: String,
+    /// Whoever reaches loopback logs in without a password. For one's own machine only.
+    /// Vanilla only.
+    pub trust_loopback: bool,
     /// The safekeepers ask for a token: a vanilla replica reads it from
     /// [`PASSWORD_FILE`].
     pub safekeeper_token: bool,

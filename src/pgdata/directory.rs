@@ -80,6 +80,22 @@ pub fn recreate(path: &Path, owner: Option<&RunAs>) -> Result<(), Error> {
     fs::write(&mark, "").map_err(io_error("write", &mark))
 }
 
+/// Makes a directory that only its owner can enter, or restricts an existing one.
+/// Blocks.
+///
+/// # Errors
+///
+/// [`Error::Io`], [`Error::DiskFull`].
+pub fn make_private(path: &Path, owner: Option<&RunAs>) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(io_error("create", path))?;
+    if let Some(owner) = owner {
+        let owned = chown(path, Some(owner.uid), Some(owner.gid));
+        owned.map_err(io_error("change the owner of", path))?;
+    }
+    let restricted = fs::set_permissions(path, Permissions::from_mode(MODE));
+    restricted.map_err(io_error("restrict", path))
+}
+
 fn empty(path: &Path, entries: &[fs::DirEntry]) -> Result<(), Error> {
     let names: Vec<_> = entries.iter().map(fs::DirEntry::file_name).collect();
     let foreign = names.iter().any(|name| name != LOST_AND_FOUND)

@@ -20,13 +20,20 @@ pub fn with_password_line(existing: &str) -> Option<String> {
 
 /// For unmodified PostgreSQL. Only who can open the socket, which is the user that
 /// postgres runs as and root, logs in without a password: the relay and the catalog
-/// do. Loopback is not trusted: everything in a pod shares it.
-pub fn vanilla() -> String {
+/// do. Loopback is trusted only where the caller says so, which no pod should:
+/// everything in a pod shares it.
+pub fn vanilla(trust_loopback: bool) -> String {
+    let loopback = if trust_loopback {
+        "host\tall\t\tall\t\t127.0.0.1/32\ttrust\n\
+         host\tall\t\tall\t\t::1/128\t\ttrust\n"
+    } else {
+        ""
+    };
     format!(
         "# Written by glowplug at every start.\n\
          local\tall\t\tall\t\t\t\ttrust\n\
          local\treplication\tall\t\t\t\ttrust\n\
-         {BY_PASSWORD}\n"
+         {loopback}{BY_PASSWORD}\n"
     )
 }
 
@@ -51,7 +58,7 @@ mod tests {
 
     #[test]
     fn loopback_needs_a_password() {
-        let hba = vanilla();
+        let hba = vanilla(false);
         let by_tcp = hba.lines().filter(|line| line.starts_with("host"));
         assert_eq!(by_tcp.collect::<Vec<_>>(), [BY_PASSWORD]);
     }

@@ -69,7 +69,7 @@ pub fn finish(
 ) -> Result<(), Error> {
     match spec.postgres.flavor {
         Flavor::Neon => finish_neon(pgdata, spec.mode, owner)?,
-        Flavor::Vanilla => finish_vanilla(pgdata, spec, owner)?,
+        Flavor::Vanilla => finish_vanilla(pgdata, spec, facts, owner)?,
     }
     if facts.strict_overcommit || spec.postgres.flavor == Flavor::Neon {
         link_shared_memory(pgdata)?;
@@ -102,10 +102,15 @@ fn finish_neon(pgdata: &Path, mode: ComputeMode, owner: Option<&RunAs>) -> Resul
     }
 }
 
-fn finish_vanilla(pgdata: &Path, spec: &ComputeSpec, owner: Option<&RunAs>) -> Result<(), Error> {
+fn finish_vanilla(
+    pgdata: &Path,
+    spec: &ComputeSpec,
+    facts: &ConfFacts,
+    owner: Option<&RunAs>,
+) -> Result<(), Error> {
     replace(
         &pgdata.join("pg_hba.conf"),
-        hba::vanilla().as_bytes(),
+        hba::vanilla(facts.trust_loopback).as_bytes(),
         owner,
     )?;
     replace(&pgdata.join("pg_ident.conf"), b"", owner)?;

@@ -12,6 +12,7 @@ use crate::spec::{
 
 fn facts() -> ConfFacts {
     ConfFacts {
+        trust_loopback: false,
         internal_http_port: 3081,
         privileged_role: "neon_superuser".to_owned(),
         strict_overcommit: false,

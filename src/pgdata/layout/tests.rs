@@ -37,6 +37,7 @@ fn spec(flavor: Flavor, mode: ComputeMode) -> ComputeSpec {
 
 fn facts() -> ConfFacts {
     ConfFacts {
+        trust_loopback: false,
         internal_http_port: 3081,
         privileged_role: "neon_superuser".to_owned(),
         strict_overcommit: false,
@@ -109,7 +110,7 @@ fn access_rules_of_a_vanilla_backup_are_replaced() {
     let files = [("pg_hba.conf", "host all all 0.0.0.0/0 trust\n")];
     let (dir, result) = finished(Flavor::Vanilla, ComputeMode::Primary, &files);
     result.unwrap();
-    assert_eq!(read(&dir, "pg_hba.conf"), Some(hba::vanilla()));
+    assert_eq!(read(&dir, "pg_hba.conf"), Some(hba::vanilla(false)));
     assert_eq!(read(&dir, PASSWORD_FILE), None);
 }
 

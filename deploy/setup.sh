@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs what building and testing need and this machine lacks.
+#
+# Usage: deploy/setup.sh              PostgreSQL, and a check for Rust and Go
+#        deploy/setup.sh cargo-deny   the license checker
+set -euo pipefail
+cargo_deny_version=0.20.2
+
+need() { # program, how to get it
+  command -v "$1" >/dev/null || { echo "$1 is missing: $2" >&2; exit 1; }
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+if [ "${1:-}" = cargo-deny ]; then
+  cargo deny --version 2>/dev/null | grep -q "$cargo_deny_version" ||
+    cargo install --locked --quiet cargo-deny --version "$cargo_deny_version"
+  exit
+fi
+
+need cargo "install Rust with rustup (https://rustup.rs)"
+need go "install Go 1.26 or newer (https://go.dev/dl); it builds the API server that tests run"
+if ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
+  need apt-get "install PostgreSQL 15 or newer with its server programs"
+  echo "installing PostgreSQL" >&2
+  as_root apt-get update -qq
+  # The distribution would start a cluster of its own; glowplug starts what it needs.
+  as_root mkdir -p /etc/postgresql-common
+  [ -e /etc/postgresql-common/createcluster.conf ] ||
+    echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql >/dev/null
+fi

@@ -1,0 +1,330 @@
+//! The one task that owns a compute's state.
+//!
+//! It takes spec revisions from the source, requests from the HTTP servers, signals,
+//! and what its jobs report; it publishes a snapshot after each. At most one job runs
+//! at a time (a start-up, a configuration, a refresh, a stop), and which one may follows
+//! from the state's table alone.
+
+mod jobs;
+mod requests;
+mod revisions;
+mod scrape;
+mod termination;
+mod timers;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::config::ComputeConfig;
+use super::ending::Ending;
+use super::facts::{self, Fact};
+use super::relay_task::RelayNews;
+use super::restart_budget::{Decision, RestartBudget};
+use super::running::Running;
+use super::state;
+use super::{Inputs, Outputs};
+use crate::api::status::ComputeState;
+use crate::error::chain;
+use crate::process::Spawner;
+use crate::report::{self, EventKind, PostgresPhase, Snapshot};
+use crate::spec::revision::Revision;
+use jobs::{Job, JobDone};
+use requests::Waiters;
+use timers::Timers;
+
+/// Facts that may wait for the owner. Jobs wait when it is full.
+const FACT_QUEUE: usize = 64;
+
+/// The owner's state.
+pub(super) struct Owner {
+    config: Arc<ComputeConfig>,
+    spawner: Spawner,
+    outputs: Outputs,
+    snapshot: Snapshot,
+    fact_sender: mpsc::Sender<Fact>,
+    /// The newest accepted revision that is not in force yet.
+    pending: Option<Revision>,
+    /// The revision in force, or being applied.
+    current: Option<Revision>,
+    job: Option<Job>,
+    running: Option<Running>,
+    waiters: Waiters,
+    restarts: RestartBudget,
+    timers: Timers,
+    /// Rounds over the pageservers' counters; ended with the owner.
+    scrapes: JoinSet<()>,
+    /// How the process ends once its state allows it.
+    ending: Ending,
+    /// Hastens a stop that is under way.
+    escalate: CancellationToken,
+    /// A signal asked to stop.
+    signalled: bool,
+    finished: bool,
+}
+
+/// Runs a compute until it ends, and says how.
+pub async fn run(
+    config: ComputeConfig,
+    snapshot: Snapshot,
+    spawner: Spawner,
+    mut inputs: Inputs,
+    outputs: Outputs,
+) -> Ending {
+    let (fact_sender, mut facts) = mpsc::channel(FACT_QUEUE);
+    let mut owner = Owner {
+        config: Arc::new(config),
+        spawner,
+        outputs,
+        snapshot,
+        fact_sender,
+        pending: None,
+        current: None,
+        job: None,
+        running: None,
+        waiters: Waiters::default(),
+        restarts: RestartBudget::default(),
+        timers: Timers::default(),
+        scrapes: JoinSet::new(),
+        ending: Ending::Stopped,
+        escalate: CancellationToken::new(),
+        signalled: false,
+        finished: false,
+    };
+    while !owner.finished {
+        owner.publish();
+        owner.step(&mut inputs, &mut facts).await;
+    }
+    owner.publish();
+    owner.ending
+}
+
+/// What woke the owner.
+enum Wake {
+    Source(Option<crate::spec::revision::SourceEvent>),
+    Request(crate::http::control::Request),
+    Signal(super::StopSignal),
+    Fact(Fact),
+    Job(JobDone),
+    PostgresExited(String),
+    RelayEnded,
+    Timer,
+}
+
+impl Owner {
+    async fn step(&mut self, inputs: &mut Inputs, facts: &mut mpsc::Receiver<Fact>) {
+        let deadline = self.timers.next();
+        let idle = self.job.is_none();
+        let wake = tokio::select! {
+            biased;
+            Some(signal) = inputs.signals.recv() => Wake::Signal(signal),
+            // Before the job's end, so that what it said last is not lost.
+            Some(fact) = facts.recv() => Wake::Fact(fact),
+            done = jobs::finished(&mut self.job) => Wake::Job(done),
+            wake = watch_running(&mut self.running, idle) => wake,
+            Some(request) = inputs.control.recv() => Wake::Request(request),
+            event = inputs.source.recv(), if !inputs.source.is_closed() => Wake::Source(event),
+            () = timers::sleep_until(deadline) => Wake::Timer,
+        };
+        match wake {
+            Wake::Signal(signal) => self.on_signal(signal),
+            Wake::Fact(fact) => facts::apply(&mut self.snapshot, fact),
+            Wake::Job(done) => self.on_job_done(done),
+            Wake::PostgresExited(how) => self.on_postgres_exited(how).await,
+            Wake::RelayEnded => self.on_relay_ended().await,
+            Wake::Request(request) => self.on_request(request),
+            Wake::Source(Some(event)) => self.on_source(event),
+            Wake::Source(None) => {}
+            Wake::Timer => self.on_timer(),
+        }
+    }
+
+    /// Makes the current facts visible to everyone who reads them.
+    fn publish(&mut self) {
+        self.outputs
+            .snapshot
+            .send_replace(Arc::new(self.snapshot.clone()));
+    }
+
+    /// Moves the state as the table says. A refusal is a fault of this room's own, so it
+    /// is logged and changes nothing.
+    fn transition(&mut self, event: state::Event) -> bool {
+        let before = self.snapshot.state;
+        match state::next(before, event) {
+            Ok(after) => {
+                if after != before {
+                    info!(from = %before, to = %after, "{event}");
+                }
+                self.snapshot.state = after;
+                true
+            }
+            Err(refused) => {
+                error!("{refused}");
+                false
+            }
+        }
+    }
+
+    fn event(&self, kind: EventKind, reason: &'static str, note: impl Into<String>) {
+        let event = report::Event {
+            kind,
+            reason,
+            note: note.into(),
+        };
+        // Events are best effort: a full queue loses the newest, never blocks the owner.
+        let _ = self.outputs.events.try_send(event);
+    }
+
+    async fn on_postgres_exited(&mut self, how: String) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        let served_since = self
+            .snapshot
+            .durations
+            .total
+            .is_some()
+            .then_some(running.started_at);
+        // The relay's own end may be why: a fenced one must not be started again.
+        if let Some(error) = running.kill(&self.config).await
+            && error.is_takeover()
+        {
+            return self.on_fenced(&chain(&error));
+        }
+        warn!("postgres ended by itself: {how}");
+        self.event(EventKind::Warning, "PostgresExited", how.clone());
+        self.restart(how, served_since);
+    }
+
+    /// Plans another start after an unplanned end, or gives up.
+    fn restart(&mut self, how: String, served_since: Option<Instant>) {
+        self.snapshot.postgres.last_exit = Some(how.clone());
+        self.snapshot.postgres.pid = None;
+        self.snapshot.postgres.phase = PostgresPhase::Exited;
+        if self.snapshot.state.is_terminating() {
+            return;
+        }
+        match self
+            .restarts
+            .exited(Instant::now(), served_since, rand::random())
+        {
+            Decision::Restart {
+                after,
+                crash_looping,
+            } => {
+                self.transition(state::Event::PostgresExited);
+                self.snapshot.postgres.restarts += 1;
+                if crash_looping {
+                    self.snapshot.postgres.phase = PostgresPhase::CrashLooping;
+                    self.event(EventKind::Warning, "CrashLoopDetected", how);
+                }
+                info!(?after, "postgres is started again from a fresh basebackup");
+                self.timers.restart = Some(Instant::now() + after);
+            }
+            Decision::Spent => {
+                self.snapshot.postgres.phase = PostgresPhase::CrashLooping;
+                self.fail(
+                    state::Event::PostgresExited,
+                    format!("postgres kept ending by itself, the last time: {how}"),
+                    Ending::RestartBudgetSpent,
+                );
+            }
+        }
+    }
+
+    /// Enters `Failed` and, unless a new spec comes, ends the process after a while.
+    fn fail(&mut self, event: state::Event, error: String, ending: Ending) {
+        error!("{error}");
+        if event == state::Event::PostgresExited {
+            // The budget is spent: through Init, as a start-up that gave up at once.
+            self.transition(state::Event::PostgresExited);
+            if self.snapshot.state == ComputeState::Init {
+                self.transition(state::Event::StartupFailed);
+            }
+        } else {
+            self.transition(event);
+        }
+        self.waiters.configuration_failed(&error);
+        self.snapshot.error = Some(error);
+        self.ending = ending;
+        self.timers.end = self
+            .config
+            .limits
+            .failed_linger
+            .map(|linger| Instant::now() + linger);
+    }
+
+    async fn on_relay_ended(&mut self) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        // Whatever ended the relay, nothing can commit any more: stop taking writes at
+        // once, before anything else is said or done.
+        let error = running.kill(&self.config).await;
+        match error {
+            Some(error) if error.is_takeover() => self.on_fenced(&chain(&error)),
+            Some(error) => {
+                let how = chain(&error);
+                self.event(EventKind::Warning, "WalRelayFailed", how.clone());
+                self.restart(how, None);
+            }
+            None => self.restart("the WAL relay ended".to_owned(), None),
+        }
+    }
+
+    /// A newer compute has the timeline. This one stays down and does not fight back:
+    /// two computes that both restart would take the timeline from each other for ever.
+    fn on_fenced(&mut self, why: &str) {
+        self.snapshot.postgres.phase = PostgresPhase::Exited;
+        self.snapshot.postgres.pid = None;
+        self.snapshot.postgres.last_exit = Some(why.to_owned());
+        if let Some(relay) = &mut self.snapshot.relay {
+            relay.phase = "Fenced";
+            relay.fenced = Some(why.to_owned());
+        }
+        self.event(EventKind::Warning, "TakeoverDetected", why);
+        self.fail(
+            state::Event::Fenced,
+            why.to_owned(),
+            Ending::StorageUnavailable,
+        );
+        self.timers.end = None;
+    }
+}
+
+/// Waits for something that the running postgres or its relay does. While a job runs,
+/// that job watches for ends itself, or is what causes them.
+async fn watch_running(running: &mut Option<Running>, idle: bool) -> Wake {
+    let Some(running) = running else {
+        return std::future::pending().await;
+    };
+    let Running {
+        postgres, relay, ..
+    } = running;
+    let relay_wake = async {
+        let Some(relay) = relay else {
+            return std::future::pending().await;
+        };
+        match relay.news().await {
+            RelayNews::Changed(facts) => Wake::Fact(Fact::Relay(facts)),
+            RelayNews::Ended if idle => Wake::RelayEnded,
+            RelayNews::Ended => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        wake = relay_wake => wake,
+        exited = postgres.exited(), if idle => Wake::PostgresExited(exited.to_string()),
+    }
+}
+
+/// The channel of snapshots, and its first value.
+pub fn snapshot_channel(
+    first: &Snapshot,
+) -> (watch::Sender<Arc<Snapshot>>, watch::Receiver<Arc<Snapshot>>) {
+    watch::channel(Arc::new(first.clone()))
+}

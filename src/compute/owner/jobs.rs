@@ -1,0 +1,351 @@
+//! The one job at a time: which may begin, and what follows from its end.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::Owner;
+use super::timers::Timers;
+use crate::api::status::ComputeState;
+use crate::compute::apply_catalog;
+use crate::compute::error::Error;
+use crate::compute::reconfigure::{self, Reconfiguration, Reconfigured};
+use crate::compute::refresh::{self, Refreshed};
+use crate::compute::relay_task::RelayTask;
+use crate::compute::running::Running;
+use crate::compute::startup::Startup;
+use crate::compute::state::Event;
+use crate::compute::stop::{self, StopJob, Stopped};
+use crate::error::{Category as _, chain};
+use crate::report::{EventKind, PostgresPhase, StepFacts};
+
+/// When a part of the catalog that failed is tried again.
+const CATALOG_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// What a job ended with.
+pub(in crate::compute) enum JobDone {
+    Startup(Box<Result<Running, Error>>),
+    Reconfigured(Result<Reconfigured, Error>),
+    Refreshed(Result<Refreshed, Error>),
+    CatalogRetried(Result<bool, Error>),
+    Stopped(Stopped),
+    /// The job's task panicked.
+    Lost,
+}
+
+/// A running job.
+pub(super) struct Job {
+    pub(super) cancel: CancellationToken,
+    task: JoinHandle<JobDone>,
+}
+
+/// Waits for the running job; for ever if there is none. Cancel safe.
+pub(super) async fn finished(job: &mut Option<Job>) -> JobDone {
+    let Some(running) = job else {
+        return std::future::pending().await;
+    };
+    let done = (&mut running.task).await;
+    *job = None;
+    done.unwrap_or(JobDone::Lost)
+}
+
+impl Owner {
+    fn begin(
+        &mut self,
+        cancel: CancellationToken,
+        work: impl Future<Output = JobDone> + Send + 'static,
+    ) {
+        self.job = Some(Job {
+            cancel,
+            task: tokio::spawn(work),
+        });
+    }
+
+    /// Begins the work that the state calls for, if none is under way.
+    pub(super) fn next_job(&mut self) {
+        if self.job.is_some() {
+            return;
+        }
+        match self.snapshot.state {
+            ComputeState::ConfigurationPending if self.running.is_some() => self.reconfigure(),
+            ComputeState::ConfigurationPending => self.start(),
+            ComputeState::RefreshConfigurationPending if self.running.is_some() => self.refresh(),
+            ComputeState::RefreshConfigurationPending => self.start(),
+            ComputeState::Init if self.timers.restart.is_none() => self.start(),
+            ComputeState::Running | ComputeState::Failed if self.pending.is_some() => {
+                self.transition(Event::SpecAccepted);
+                self.next_job();
+            }
+            _ => {}
+        }
+    }
+
+    fn start(&mut self) {
+        if !self.transition(Event::StartupBegan) {
+            return;
+        }
+        self.take_pending();
+        let Some(current) = &self.current else { return };
+        self.timers = Timers::default();
+        let cancel = CancellationToken::new();
+        let startup = Startup {
+            config: self.config.clone(),
+            spec: current.spec.clone(),
+            spawner: self.spawner.clone(),
+            facts: self.fact_sender.clone(),
+            cancel: cancel.clone(),
+        };
+        self.begin(cancel, async {
+            JobDone::Startup(Box::new(startup.run().await))
+        });
+    }
+
+    fn reconfigure(&mut self) {
+        if !self.transition(Event::ConfigurationBegan) {
+            return;
+        }
+        let before = self.current.as_ref().map(|revision| revision.spec.clone());
+        self.take_pending();
+        let (Some(running), Some(current)) = (&self.running, &self.current) else {
+            return;
+        };
+        let cancel = CancellationToken::new();
+        let job = Reconfiguration {
+            config: self.config.clone(),
+            started_with: running.spec.clone(),
+            before: before.unwrap_or_else(|| current.spec.clone()),
+            spec: current.spec.clone(),
+            configured: running.configured.clone(),
+            relay: running.relay.as_ref().map(RelayTask::commands),
+            facts: self.fact_sender.clone(),
+            cancel: cancel.clone(),
+        };
+        self.begin(cancel, async {
+            JobDone::Reconfigured(reconfigure::run(job).await)
+        });
+    }
+
+    fn refresh(&mut self) {
+        if !self.transition(Event::RefreshBegan) {
+            return;
+        }
+        let (Some(running), Some(current)) = (&self.running, &self.current) else {
+            return;
+        };
+        let cancel = CancellationToken::new();
+        let job = refresh::Refresh {
+            config: self.config.clone(),
+            http: self.outputs.http.clone(),
+            started_with: running.spec.clone(),
+            spec: current.spec.clone(),
+            configured: running.configured.clone(),
+            facts: self.fact_sender.clone(),
+            cancel: cancel.clone(),
+        };
+        self.begin(cancel, async {
+            JobDone::Refreshed(refresh::run(job).await)
+        });
+    }
+
+    pub(super) fn retry_catalog(&mut self) {
+        let (Some(running), Some(current)) = (&self.running, &self.current) else {
+            return;
+        };
+        if self.job.is_some() || self.snapshot.state != ComputeState::Running {
+            return;
+        }
+        let (config, started_with) = (self.config.clone(), running.spec.clone());
+        let (spec, facts) = (current.spec.clone(), self.fact_sender.clone());
+        let cancel = CancellationToken::new();
+        let token = cancel.clone();
+        self.begin(cancel, async move {
+            let applied = apply_catalog::apply(&config, &started_with, &spec, &facts, &token);
+            JobDone::CatalogRetried(applied.await)
+        });
+    }
+
+    pub(super) fn stop(&mut self) {
+        let cancel = CancellationToken::new();
+        let job = StopJob {
+            config: self.config.clone(),
+            running: self.running.take(),
+            spec: self.current.as_ref().map(|revision| revision.spec.clone()),
+            escalate: self.escalate.clone(),
+        };
+        self.begin(cancel, async { JobDone::Stopped(stop::run(job).await) });
+    }
+
+    /// A start-up that keeps failing makes way for a new spec; one that gets on is
+    /// finished first, and the new spec applied to its postgres.
+    pub(super) fn interrupt_failing_startup(&mut self) {
+        let failing = |step: &StepFacts| {
+            matches!(
+                step,
+                StepFacts::Running {
+                    last_error: Some(_)
+                }
+            )
+        };
+        if (failing(&self.snapshot.safekeepers) || failing(&self.snapshot.basebackup))
+            && let Some(job) = &self.job
+        {
+            job.cancel.cancel();
+        }
+        if self.timers.restart.is_some() {
+            self.timers.restart = None;
+        }
+    }
+
+    pub(super) fn on_job_done(&mut self, done: JobDone) {
+        // What the job said before its end is in the queue; it was sent before.
+        if self.snapshot.state.is_terminating() {
+            return self.on_job_done_while_terminating(done);
+        }
+        match done {
+            JobDone::Startup(result) => self.on_started(*result),
+            JobDone::Reconfigured(result) => self.on_reconfigured(result),
+            JobDone::Refreshed(result) => self.on_refreshed(result),
+            JobDone::CatalogRetried(result) => {
+                self.plan_catalog_retry(matches!(result, Ok(true)));
+            }
+            JobDone::Stopped(stopped) => self.on_stopped(stopped),
+            JobDone::Lost => {
+                let error = Error::Task("job");
+                self.fail(Event::Fenced, chain(&error), error.ending());
+            }
+        }
+        self.next_job();
+    }
+
+    fn on_started(&mut self, result: Result<Running, Error>) {
+        match result {
+            Ok(running) => {
+                self.snapshot.durations.total = Some(running.started_at.elapsed());
+                self.snapshot.postgres.phase = PostgresPhase::Accepting;
+                if let Some(relay) = &running.relay {
+                    self.snapshot.relay = Some(relay.facts());
+                }
+                let took = self.snapshot.durations.total.unwrap_or_default();
+                let note = format!(
+                    "postgres serves from {} after {took:.0?}",
+                    running.start_lsn
+                );
+                self.running = Some(running);
+                self.transition(Event::StartupSucceeded);
+                self.event(EventKind::Normal, "PostgresStarted", note);
+                self.timers.scrape = Some(Instant::now());
+                self.plan_catalog_retry(matches!(self.snapshot.catalog.step, StepFacts::Done(_)));
+                if self.pending.is_none() {
+                    self.waiters.configured(&self.snapshot);
+                }
+            }
+            Err(Error::Cancelled) => {}
+            Err(error) if error.is_takeover() => self.on_fenced(&chain(&error)),
+            Err(error) if error.is_postgres_exit() => {
+                let how = chain(&error);
+                warn!("postgres ended during the start-up: {how}");
+                self.event(EventKind::Warning, "PostgresExited", how.clone());
+                self.restart(how, None);
+            }
+            Err(error) => {
+                self.snapshot.postgres.phase = PostgresPhase::Absent;
+                self.snapshot.postgres.pid = None;
+                self.event(EventKind::Warning, failure_event(&error), chain(&error));
+                self.fail(Event::StartupFailed, chain(&error), error.ending());
+            }
+        }
+    }
+
+    fn on_reconfigured(&mut self, result: Result<Reconfigured, Error>) {
+        match result {
+            Ok(done) => {
+                if let Some(running) = &mut self.running {
+                    running.configured = done.configured;
+                }
+                self.transition(Event::ConfigurationSucceeded);
+                self.snapshot.error = None;
+                let note = format!(
+                    "generation {} is in force; {} catalog statements",
+                    self.snapshot.observed_generation.unwrap_or_default(),
+                    self.snapshot.catalog.statements
+                );
+                self.event(EventKind::Normal, "ConfigReloaded", note);
+                if !self.snapshot.configuration.restart_required.is_empty() {
+                    let names = self.snapshot.configuration.restart_required.join(", ");
+                    self.event(EventKind::Warning, "RestartRequired", names);
+                }
+                self.plan_catalog_retry(done.catalog_applied);
+                if self.pending.is_none() {
+                    self.waiters.configured(&self.snapshot);
+                }
+            }
+            Err(Error::Cancelled) => {
+                self.transition(Event::ConfigurationRolledBack);
+            }
+            Err(error) => {
+                let text = chain(&error);
+                error!("the changed spec could not be applied: {text}");
+                self.event(EventKind::Warning, failure_event(&error), text.clone());
+                self.transition(Event::ConfigurationRolledBack);
+                self.waiters.configuration_failed(&text);
+                self.snapshot.error = Some(text);
+            }
+        }
+    }
+
+    fn on_refreshed(&mut self, result: Result<Refreshed, Error>) {
+        match result {
+            Ok(refreshed) => {
+                if let Some(running) = &mut self.running {
+                    running.configured = refreshed.configured;
+                }
+                if let (Some(shards), Some(current)) = (refreshed.moved, &mut self.current) {
+                    let note = "storage moved: the new locations are in force".to_owned();
+                    let mut spec = (*current.spec).clone();
+                    spec.pageservers = shards;
+                    current.spec = Arc::new(spec);
+                    if let Some(facts) = &mut self.snapshot.spec {
+                        facts.spec = current.spec.clone();
+                    }
+                    self.event(EventKind::Normal, "PageserverChanged", note);
+                }
+                self.transition(Event::RefreshSucceeded);
+                self.snapshot.error = None;
+            }
+            Err(error) => {
+                let text = chain(&error);
+                self.event(EventKind::Warning, failure_event(&error), text.clone());
+                self.transition(Event::RefreshFailed);
+                self.snapshot.error = Some(text);
+            }
+        }
+    }
+
+    fn plan_catalog_retry(&mut self, applied: bool) {
+        self.timers.catalog_retry = (!applied).then(|| Instant::now() + CATALOG_RETRY);
+        if !applied {
+            let note = match &self.snapshot.catalog.step {
+                StepFacts::Failed(_, text) => text.clone(),
+                _ => "see the log".to_owned(),
+            };
+            self.event(EventKind::Warning, "CatalogApplyFailed", note);
+        }
+    }
+}
+
+/// The Event reason of a failed job.
+fn failure_event(error: &Error) -> &'static str {
+    match error {
+        Error::Sync(_) => "SafekeeperSyncFailed",
+        Error::Basebackup { .. } => "BasebackupFailed",
+        Error::StorageWait { source, .. } => failure_event(source),
+        Error::Catalog(_) => "CatalogApplyFailed",
+        Error::ConfigurationRefused(_) => "ConfigRejected",
+        Error::Locate(_) => "StorageUnreachable",
+        Error::Postgres(_) => "PostgresExited",
+        _ => error.category(),
+    }
+}

@@ -1,0 +1,136 @@
+//! What the source says: specs accepted, refused, gone, out of reach.
+
+use tracing::{info, warn};
+
+use super::Owner;
+use crate::api::status::ComputeState;
+use crate::compute::state::Event;
+use crate::error::truncate;
+use crate::report::{EventKind, Phase, SpecFacts};
+use crate::spec::ComputeSpec;
+use crate::spec::revision::{Rejection, Revision, SourceEvent};
+
+/// How much of a rejection goes into the log, in bytes.
+const LOGGED: usize = 4096;
+
+impl Owner {
+    pub(super) fn on_source(&mut self, event: SourceEvent) {
+        match event {
+            SourceEvent::Accepted(revision) => {
+                self.snapshot.source_unreachable = None;
+                self.on_accepted(revision);
+            }
+            SourceEvent::Rejected(rejection) => self.on_rejected(rejection),
+            SourceEvent::Absent { origin } => {
+                let why = format!("{origin} does not exist");
+                warn!("{why}; the last good spec stays in force");
+                self.snapshot.source_unreachable = Some(why);
+            }
+            SourceEvent::Unreachable { message } => {
+                warn!("the source of the spec cannot be reached: {message}");
+                self.snapshot.source_unreachable = Some(message);
+            }
+        }
+    }
+
+    fn on_accepted(&mut self, revision: Revision) {
+        let known = self.pending.as_ref().or(self.current.as_ref());
+        if known.is_some_and(|known| known.hash == revision.hash) {
+            // Same content under a new generation: nothing to do but to say so.
+            self.observe(revision.generation);
+            return;
+        }
+        if let Some(message) = self.identity_change(&revision.spec) {
+            let Revision {
+                generation, origin, ..
+            } = revision;
+            let reason = "ImmutableFieldChanged";
+            return self.on_rejected(Rejection {
+                generation,
+                origin,
+                reason,
+                message,
+            });
+        }
+        if self.snapshot.state.is_terminating() {
+            return;
+        }
+        self.accept(revision);
+    }
+
+    /// Takes a revision as the newest, and starts whatever work it needs.
+    pub(super) fn accept(&mut self, revision: Revision) {
+        info!(generation = revision.generation, origin = %revision.origin, "spec accepted");
+        self.event(
+            EventKind::Normal,
+            "SpecAccepted",
+            format!("accepted {}", revision.origin),
+        );
+        self.observe(revision.generation);
+        if self.current.is_none() && self.pending.is_none() {
+            let waited = jiff::Timestamp::now().duration_since(self.snapshot.started_at);
+            let waited = waited.try_into().unwrap_or_default();
+            self.snapshot
+                .durations
+                .phases
+                .insert(Phase::WaitForSpec, waited);
+        }
+        self.pending = Some(revision);
+        self.timers.end = None;
+        self.transition(Event::SpecAccepted);
+        if self.snapshot.state == ComputeState::Init {
+            self.interrupt_failing_startup();
+        }
+        self.next_job();
+    }
+
+    fn observe(&mut self, generation: i64) {
+        self.snapshot.observed_generation = Some(generation);
+        self.snapshot.rejection = None;
+    }
+
+    fn on_rejected(&mut self, rejection: Rejection) {
+        let text = truncate(&rejection.message, LOGGED);
+        warn!(
+            generation = rejection.generation,
+            "{} is refused:\n{text}", rejection.origin
+        );
+        self.event(
+            EventKind::Warning,
+            "SpecRejected",
+            rejection.message.clone(),
+        );
+        self.snapshot.observed_generation = Some(rejection.generation);
+        self.snapshot.rejection = Some(rejection);
+    }
+
+    /// Why a spec is not for this compute: a compute serves one timeline all its life.
+    pub(super) fn identity_change(&self, spec: &ComputeSpec) -> Option<String> {
+        let known = &self.pending.as_ref().or(self.current.as_ref())?.spec;
+        let change = |field: &str, old: String, new: String| {
+            format!("{field} cannot change from {old} to {new}: make another compute for it")
+        };
+        if known.tenant_id != spec.tenant_id {
+            let (old, new) = (known.tenant_id.to_string(), spec.tenant_id.to_string());
+            return Some(change("spec.tenantId", old, new));
+        }
+        if known.timeline_id != spec.timeline_id {
+            let (old, new) = (known.timeline_id.to_string(), spec.timeline_id.to_string());
+            return Some(change("spec.timelineId", old, new));
+        }
+        None
+    }
+
+    /// Makes the pending revision the current one.
+    pub(super) fn take_pending(&mut self) {
+        if let Some(revision) = self.pending.take() {
+            self.snapshot.spec = Some(SpecFacts {
+                spec: revision.spec.clone(),
+                generation: revision.generation,
+                hash: revision.hash.clone(),
+                origin: revision.origin.clone(),
+            });
+            self.current = Some(revision);
+        }
+    }
+}

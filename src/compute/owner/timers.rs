@@ -1,0 +1,39 @@
+//! What the owner does when a time has come.
+
+use tokio::time::Instant;
+
+/// Points in time at which the owner wakes by itself.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    /// Postgres is started again.
+    pub(super) restart: Option<Instant>,
+    /// The part of the catalog that failed is tried again.
+    pub(super) catalog_retry: Option<Instant>,
+    /// The pageservers' counters are read.
+    pub(super) scrape: Option<Instant>,
+    /// The process ends.
+    pub(super) end: Option<Instant>,
+}
+
+impl Timers {
+    /// The earliest of them.
+    pub(super) fn next(&self) -> Option<Instant> {
+        [self.restart, self.catalog_retry, self.scrape, self.end]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Takes a timer that is due.
+    pub(super) fn due(timer: &mut Option<Instant>, now: Instant) -> bool {
+        timer.take_if(|at| *at <= now).is_some()
+    }
+}
+
+/// Sleeps until then; for ever without a time.
+pub(super) async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
