@@ -51,6 +51,7 @@ fn spec(mode: ComputeMode) -> ComputeSpec {
 
 fn configure(bench: &Bench, pgdata: &Path, mode: ComputeMode) {
     let facts = ConfFacts {
+        trust_loopback: false,
         internal_http_port: 3081,
         privileged_role: "neon_superuser".to_owned(),
         strict_overcommit: false,
