@@ -1,24 +1,14 @@
 //! A client of raw bytes, which compares what it reads with what was recorded.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use glowplug::id::{TenantId, TimelineId};
-use glowplug::lsn::Lsn;
-use glowplug::pgwire::{ConnectConfig, Connection};
-use glowplug::wire::safekeeper::{
-    AcceptorMessage, AppendRequest, Elected, Membership, ProposerGreeting, ProposerMessage,
-    ProtocolVersion, TermHistory, TermLsn, VoteRequest,
-};
-use serde_json::Value;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::transcript::{Recorded, START, wal};
-
-const LIMIT: Duration = Duration::from_secs(30);
+use crate::LIMIT;
+use crate::transcript::Recorded;
 
 /// One connection.
 pub(crate) struct Client {
@@ -197,115 +187,4 @@ fn error_matches(found: &(String, String), wanted: &(String, String)) -> bool {
         || (text.ends_with("InvalidPgVersion(180000)") && found.1.contains("180000"))
         || found.1 == text;
     found.0 == wanted.0 && same
-}
-
-/// Calls the HTTP API; the answer's body is null unless it is JSON.
-pub(crate) async fn http(
-    address: SocketAddr,
-    method: &str,
-    path: &str,
-    body: &str,
-) -> (u16, Value) {
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    let read = timeout(LIMIT, stream.read_to_string(&mut answer)).await;
-    read.unwrap().unwrap();
-    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
-}
-
-/// Writes recorded WAL under term 1 up to `end`, which is flushed up to `flush_lsn`, and commits it up to
-/// `commit_lsn`, on a connection of its own.
-pub(crate) async fn prepare(
-    address: SocketAddr,
-    timeline: &str,
-    end: Lsn,
-    flush_lsn: Lsn,
-    commit_lsn: Lsn,
-) {
-    let tenant_id: TenantId = super::super::TENANT.parse().unwrap();
-    let timeline_id: TimelineId = timeline.parse().unwrap();
-    let config = ConnectConfig {
-        parameters: vec![(
-            "options".to_owned(),
-            format!("-c timeline_id={timeline_id} tenant_id={tenant_id}"),
-        )],
-        ..ConnectConfig::tcp(address.ip().to_string(), address.port(), "no_user")
-    };
-    let connection = Connection::connect(&config).await.unwrap();
-    let command = "START_WAL_PUSH (proto_version '3', allow_timeline_creation 'true')";
-    let mut stream = connection.copy_both(command).await.unwrap();
-    let greeting = ProposerGreeting {
-        tenant_id,
-        timeline_id,
-        membership: Membership::default(),
-        pg_version: 150_020,
-        system_id: 0,
-        wal_segment_size: 16 * 1024 * 1024,
-    };
-    let elected = Elected {
-        generation: 0,
-        term: 1,
-        start_streaming_at: START,
-        term_history: TermHistory(vec![TermLsn {
-            term: 1,
-            lsn: START,
-        }]),
-    };
-    let append = |begin_lsn: Lsn, wal: &'static [u8], commit_lsn: Lsn| {
-        ProposerMessage::AppendRequest(AppendRequest {
-            generation: 0,
-            term: 1,
-            begin_lsn,
-            commit_lsn,
-            truncate_lsn: START,
-            wal: Bytes::from_static(wal),
-        })
-    };
-    let mut messages = vec![
-        ProposerMessage::Greeting(greeting),
-        ProposerMessage::VoteRequest(VoteRequest {
-            generation: 0,
-            term: 1,
-        }),
-        ProposerMessage::Elected(elected),
-    ];
-    let mut at = START;
-    while at < end {
-        let next = Lsn((at.0 + 131_072).min(end.0));
-        messages.push(append(at, wal(at, next), Lsn::INVALID));
-        at = next;
-    }
-    for message in messages {
-        send(&mut stream, &message).await;
-    }
-    wait_for(&mut stream, flush_lsn).await;
-    if commit_lsn > START {
-        send(&mut stream, &append(end, &[], commit_lsn)).await;
-        wait_for(&mut stream, flush_lsn).await;
-    }
-}
-
-async fn send(stream: &mut glowplug::pgwire::CopyBoth, message: &ProposerMessage) {
-    let mut body = BytesMut::new();
-    message.encode(ProtocolVersion::V3, &mut body);
-    stream.writer.send(&body).await.unwrap();
-}
-
-async fn wait_for(stream: &mut glowplug::pgwire::CopyBoth, flush_lsn: Lsn) {
-    loop {
-        let body = timeout(LIMIT, stream.reader.next()).await.unwrap();
-        let body = body.unwrap().expect("the safekeeper goes on");
-        match AcceptorMessage::decode(ProtocolVersion::V3, body).unwrap() {
-            AcceptorMessage::AppendResponse(response) if response.flush_lsn == flush_lsn => return,
-            _ => {}
-        }
-    }
 }

@@ -4,31 +4,19 @@
 //! safekeeper (commit 6a35a3e9f1) with WAL of PostgreSQL 15.20. What may differ:
 //! timestamps, how many `AppendResponse`s answer a burst, and the wording of errors
 //! about bytes that do not decode.
-#![cfg(feature = "storage")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-mod safekeeper_conformance {
-    pub(crate) mod client;
-    pub(crate) mod transcript;
-}
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use glowplug::storage::safekeeper::{Safekeeper, SafekeeperConfig};
-use safekeeper_conformance::client::{Client, http, prepare};
-use safekeeper_conformance::transcript::{Event, START, Transcript};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-/// How long an answer or a state may take to appear.
-const LIMIT: Duration = Duration::from_secs(30);
+use crate::http::http;
+use crate::proposer::Push;
+use crate::replay::Client;
+use crate::transcript::{Event, START, Transcript};
+use crate::{LIMIT, TENANT};
 
 /// The safekeepers and clients of one scenario.
 struct Stage {
@@ -130,7 +118,12 @@ impl Stage {
                     commit_lsn,
                 } => {
                     let address = self.nodes[node].pg_addr();
-                    prepare(address, timeline, *write_lsn, *flush_lsn, *commit_lsn).await;
+                    let mut push = Push::lead(address, timeline, 1, START).await;
+                    push.append(START, *write_lsn).await;
+                    push.await_flush(*flush_lsn).await;
+                    if *commit_lsn > START {
+                        push.commit(*commit_lsn).await;
+                    }
                 }
                 Event::Create { node, timeline } => self.create(*node, timeline).await,
                 Event::AwaitHistory {
@@ -201,13 +194,11 @@ fn abridged(body: &Value) -> Value {
     })
 }
 
-const TENANT: &str = "9e4c8f36063c6c6e93bc20d65a820f3d";
-
 macro_rules! scenarios {
     ($($test:ident: $name:literal,)*) => {$(
         #[tokio::test]
         async fn $test() {
-            let bytes = include_bytes!(concat!("fixtures/safekeeper/", $name, ".jsonl.gz"));
+            let bytes = include_bytes!(concat!("../fixtures/safekeeper/", $name, ".jsonl.gz"));
             let transcript = Transcript::read($name, bytes);
             Stage::new($name).await.play(&transcript).await;
         }

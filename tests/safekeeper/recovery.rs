@@ -1,0 +1,154 @@
+//! This crate's proposer against these safekeepers, over sockets.
+
+use std::time::Duration;
+
+use glowplug::lsn::Lsn;
+use glowplug::safekeeper::sync::{SyncConfig, sync};
+use glowplug::spec::SafekeeperSet;
+use glowplug::storage::safekeeper::{Safekeeper, SafekeeperConfig, TimelineKey};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::proposer::Push;
+use crate::transcript::START;
+use crate::{LIMIT, TENANT};
+
+const TIMELINE: &str = "71fc9bdcf086a54cd5970c5fc8a62d06";
+/// Ends of records: near the start, later, and in the second segment.
+const EARLY: Lsn = Lsn(0x151_2358);
+const LATER: Lsn = Lsn(0x151_36F0);
+const SECOND_SEGMENT: Lsn = Lsn(0x200_1FA8);
+
+fn key() -> TimelineKey {
+    TimelineKey {
+        tenant_id: TENANT.parse().unwrap(),
+        timeline_id: TIMELINE.parse().unwrap(),
+    }
+}
+
+struct Quorum {
+    nodes: Vec<Safekeeper>,
+    /// Of all, also those that are down.
+    endpoints: Vec<String>,
+    _directory: TempDir,
+}
+
+impl Quorum {
+    async fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut nodes = Vec::new();
+        for id in 1..=3 {
+            let mut config = SafekeeperConfig::new(id, directory.path().join(id.to_string()));
+            config.fsync = false;
+            let started = Safekeeper::start(config, &CancellationToken::new()).await;
+            nodes.push(started.unwrap());
+        }
+        Self {
+            endpoints: nodes
+                .iter()
+                .map(|node| node.pg_addr().to_string())
+                .collect(),
+            nodes,
+            _directory: directory,
+        }
+    }
+
+    /// Gives a safekeeper WAL of one term.
+    async fn fill(&self, index: usize, term: u64, end: Lsn) {
+        let address = self.nodes[index].pg_addr();
+        let mut push = Push::lead(address, TIMELINE, term, START).await;
+        push.append(START, end).await;
+        push.await_flush(end).await;
+    }
+
+    async fn sync(&self) -> Lsn {
+        let config = SyncConfig {
+            tenant_id: key().tenant_id,
+            timeline_id: key().timeline_id,
+            safekeepers: SafekeeperSet {
+                generation: None,
+                endpoints: self.endpoints.clone(),
+            },
+            token: None,
+            pg_version: 150_020,
+            system_id: 0,
+            always_elect: true,
+            connect_timeout: Duration::from_secs(10),
+            deadline: LIMIT,
+        };
+        let synced = sync(&config, &CancellationToken::new()).await;
+        synced.unwrap().commit_lsn
+    }
+
+    fn wal(&self, index: usize, end: Lsn) -> Vec<u8> {
+        let config = self.nodes[index].config();
+        let mut wal = Vec::new();
+        let dir = config.dir.join(key().to_string());
+        let mut reader = glowplug::storage::wal_store::WalReader::new(&dir);
+        while START.0 + (wal.len() as u64) < end.0 {
+            let at = Lsn(START.0 + wal.len() as u64);
+            let chunk = reader.read(at, (end.0 - at.0) as usize).unwrap();
+            assert!(!chunk.is_empty(), "no WAL at {at}");
+            wal.extend_from_slice(&chunk);
+        }
+        wal
+    }
+
+    /// All have the same log up to `end`, committed.
+    async fn assert_equal(&self, end: Lsn) {
+        let expected = crate::transcript::wal(START, end);
+        for (index, node) in self.nodes.iter().enumerate() {
+            let status = node.timeline(key()).await.unwrap();
+            assert_eq!(status.flush_lsn, end, "safekeeper {index}");
+            assert_eq!(status.persisted_commit_lsn, end, "safekeeper {index}");
+            assert!(self.wal(index, end) == expected, "safekeeper {index}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_new_timeline_syncs_to_nothing() {
+    let quorum = Quorum::start().await;
+    assert_eq!(quorum.sync().await, Lsn::INVALID);
+}
+
+#[tokio::test]
+async fn an_empty_and_a_lagging_safekeeper_get_the_whole_log_over_a_segment() {
+    let quorum = Quorum::start().await;
+    quorum.fill(0, 1, SECOND_SEGMENT).await;
+    quorum.fill(1, 1, EARLY).await;
+    assert_eq!(quorum.sync().await, SECOND_SEGMENT);
+    quorum.assert_equal(SECOND_SEGMENT).await;
+    assert_eq!(
+        quorum.sync().await,
+        SECOND_SEGMENT,
+        "again, with nothing to do"
+    );
+}
+
+#[tokio::test]
+async fn a_longer_log_of_an_older_term_is_cut() {
+    let quorum = Quorum::start().await;
+    quorum.fill(0, 1, SECOND_SEGMENT).await;
+    quorum.fill(1, 2, LATER).await;
+    quorum.fill(2, 2, EARLY).await;
+    assert_eq!(quorum.sync().await, LATER);
+    quorum.assert_equal(LATER).await;
+}
+
+#[tokio::test]
+async fn a_minority_that_is_down_or_silent_does_not_matter() {
+    let mut quorum = Quorum::start().await;
+    for index in 0..3 {
+        quorum.fill(index, 1, LATER).await;
+    }
+    quorum.nodes[2].set_faults(|faults| faults.paused = true);
+    assert_eq!(quorum.sync().await, LATER);
+    let down = quorum.nodes.pop().unwrap();
+    let config = down.stop().await;
+    assert_eq!(quorum.sync().await, LATER);
+    let back = Safekeeper::start(config, &CancellationToken::new()).await;
+    quorum.nodes.push(back.unwrap());
+    assert_eq!(quorum.sync().await, LATER);
+    quorum.assert_equal(LATER).await;
+}
