@@ -126,6 +126,23 @@ impl From<kube::Error> for Failure {
     }
 }
 
+impl From<kube::runtime::watcher::Error> for Failure {
+    fn from(error: kube::runtime::watcher::Error) -> Self {
+        use kube::runtime::watcher::Error;
+        match error {
+            Error::InitialListFailed(cause)
+            | Error::WatchStartFailed(cause)
+            | Error::WatchFailed(cause) => cause.into(),
+            Error::WatchError(status) => (*status).into(),
+            Error::NoResourceVersion => Self {
+                kind: FailureKind::ServerError,
+                text: error.to_string(),
+                retry_after: None,
+            },
+        }
+    }
+}
+
 impl Category for Failure {
     fn category(&self) -> &'static str {
         match self.kind {

@@ -1,0 +1,54 @@
+//! A spec in a ComputeSpec resource.
+
+use kube::api::DynamicObject;
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Options;
+use super::intake::Document;
+use super::watched_object::{self, Target};
+use crate::report::resource::compute_spec_kind;
+use crate::spec::revision::SourceEvent;
+
+/// Follows the ComputeSpec of this name until `cancel` or until nobody listens.
+///
+/// Only this object is listed and watched, so a Role can name it.
+pub async fn run(
+    client: Client,
+    namespace: String,
+    name: String,
+    options: Options,
+    events: mpsc::Sender<SourceEvent>,
+    cancel: CancellationToken,
+) {
+    let target = Target {
+        api: Api::namespaced_with(client.clone(), &namespace, &compute_spec_kind()),
+        origin: format!("computespec {namespace}/{name}"),
+        extract: Box::new(|object| Ok(document(object))),
+        client,
+        namespace,
+        name,
+    };
+    watched_object::run(target, options, events, cancel).await;
+}
+
+/// What a user wrote, without what the API server added. Parsed only by
+/// [`super::Resolve`], so that an object from another version of the CRD is refused
+/// with a reason, and does not end the watch.
+fn document(object: &DynamicObject) -> Document {
+    let kind = compute_spec_kind();
+    let text = json!({
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": { "name": object.metadata.name, "namespace": object.metadata.namespace },
+        "spec": object.data.get("spec"),
+    });
+    Document {
+        text: text.to_string(),
+        generation: object.metadata.generation,
+        // Its Secrets are referred to; a verifier cannot be tried out cheaply.
+        is_public: true,
+    }
+}
