@@ -27,7 +27,9 @@ impl Proposer {
             return false;
         }
         self.shrink_window();
-        self.window.size() < self.config.window_limit
+        // Shrinking stops at the limit exactly, so there is always room for one more
+        // piece then.
+        self.window.size() <= self.config.window_limit
     }
 
     /// Whether WAL read for this safekeeper may be handed in.

@@ -8,7 +8,8 @@ use super::{Mode, Phase, Proposer, Slot};
 
 impl Proposer {
     /// When to hand in [`Input::Deadline`](super::Input::Deadline), and to ask for
-    /// messages again. `None` only when nothing is left to do.
+    /// messages again. `None` while only a connection's room is waited for, and when
+    /// nothing is left to do.
     pub fn deadline(&self) -> Option<Instant> {
         let of_phase = match &self.phase {
             Phase::Finished => return None,
