@@ -161,6 +161,12 @@ impl ControlFile {
         self.update_checksum();
     }
 
+    /// Says where replaying starts.
+    pub fn set_redo(&mut self, redo: Lsn) {
+        self.bytes[REDO..REDO + 8].copy_from_slice(&redo.0.to_le_bytes());
+        self.update_checksum();
+    }
+
     /// The file.
     pub fn as_bytes(&self) -> &[u8] {
         &*self.bytes
@@ -239,6 +245,7 @@ mod tests {
         let mut control = ControlFile::parse(&of_15()).unwrap();
         control.set_state(State::InProduction);
         control.set_checkpoint(Lsn(0x151_1B00));
+        control.set_redo(Lsn(0x151_1B00));
         assert_eq!(control.as_bytes()[16], 6);
         let again = ControlFile::parse(control.as_bytes()).unwrap();
         assert_eq!(again, control);

@@ -1,0 +1,186 @@
+//! One timeline: what it holds, and waiting for what it does not hold yet.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::ingest::ReceiverStatus;
+use super::wal_files::{LogEnd, WalFiles, segment_path};
+use super::{Base, Key};
+use crate::id::{TenantId, TimelineId};
+use crate::lsn::Lsn;
+use crate::storage::files;
+
+/// Directory of the bases of a timeline.
+pub(super) const BASES: &str = "bases";
+/// Directory of its WAL.
+pub(super) const WAL: &str = "wal";
+
+/// A timeline.
+#[derive(Debug)]
+pub struct Timeline {
+    key: Key,
+    dir: PathBuf,
+    pg_major: u32,
+    system_id: u64,
+    /// By their end, never empty.
+    bases: RwLock<Vec<Arc<Base>>>,
+    pub(super) end: watch::Sender<LogEnd>,
+    pub(super) receiver: watch::Sender<ReceiverStatus>,
+    /// How many wait for WAL that is not here yet.
+    waiting: watch::Sender<usize>,
+}
+
+/// A position was not reached in time. The text is a pageserver's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "Timed out while waiting for WAL record at LSN {lsn} to arrive, last_record_lsn {last} \
+     disk consistent LSN={last}, WalReceiver status: {status}"
+)]
+pub struct WaitTimeout {
+    lsn: Lsn,
+    last: Lsn,
+    status: String,
+}
+
+impl Timeline {
+    /// Opens a timeline: itself, and the files that its receiver appends to.
+    pub(super) fn open(key: Key, dir: &Path) -> Result<(Self, WalFiles), files::Error> {
+        let mut bases = Vec::new();
+        for path in files::list(&dir.join(BASES))? {
+            if files::is_unfinished(&path) {
+                files::remove_dir(&path)?;
+            } else {
+                bases.push(Arc::new(Base::open(&path)?));
+            }
+        }
+        let newest = bases.last();
+        let newest = newest.ok_or_else(|| files::damaged(dir, "it has no base"))?;
+        let facts = newest.facts.clone();
+        let wal = WalFiles::open(&dir.join(WAL), facts.checkpoint_lsn, facts.pg_major)?;
+        let timeline = Self {
+            key,
+            dir: dir.to_owned(),
+            pg_major: facts.pg_major,
+            system_id: facts.system_id,
+            bases: RwLock::new(bases),
+            end: watch::Sender::new(wal.end()),
+            receiver: watch::Sender::default(),
+            waiting: watch::Sender::default(),
+        };
+        Ok((timeline, wal))
+    }
+
+    /// Its tenant.
+    pub fn tenant_id(&self) -> TenantId {
+        self.key.0
+    }
+
+    /// Its id.
+    pub fn timeline_id(&self) -> TimelineId {
+        self.key.1
+    }
+
+    /// Major version of its postgres.
+    pub fn pg_major(&self) -> u32 {
+        self.pg_major
+    }
+
+    /// Identifies its cluster, also in WAL.
+    pub fn system_id(&self) -> u64 {
+        self.system_id
+    }
+
+    /// Where its log ends.
+    pub fn end(&self) -> LogEnd {
+        *self.end.borrow()
+    }
+
+    /// Who sends its WAL.
+    pub fn receiver(&self) -> ReceiverStatus {
+        self.receiver.borrow().clone()
+    }
+
+    /// The first position that a backup can be made at.
+    pub fn oldest_lsn(&self) -> Lsn {
+        let bases = self.bases.read().unwrap_or_else(PoisonError::into_inner);
+        bases.first().map_or(Lsn::INVALID, |base| base.end_lsn())
+    }
+
+    /// The newest base that the timeline at `lsn` can be made of; `None` below the
+    /// oldest.
+    pub fn base_for(&self, lsn: Lsn) -> Option<Arc<Base>> {
+        let bases = self.bases.read().unwrap_or_else(PoisonError::into_inner);
+        let usable = |base: &&Arc<Base>| base.end_lsn() <= lsn.align_up().skip_page_header();
+        bases.iter().rev().find(usable).cloned()
+    }
+
+    /// Path of a WAL segment.
+    pub fn segment_path(&self, number: u64) -> PathBuf {
+        segment_path(&self.dir.join(WAL), number)
+    }
+
+    /// Waits until WAL up to `lsn` is here.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitTimeout`] after `limit`.
+    pub async fn wait_for(&self, lsn: Lsn, limit: Duration) -> Result<LogEnd, WaitTimeout> {
+        let mut end = self.end.subscribe();
+        let arrived = end.wait_for(|end| reached(end.last_record_lsn, lsn));
+        let waiting = Waiting::start(&self.waiting);
+        let arrived = tokio::time::timeout(limit, arrived).await;
+        drop(waiting);
+        match arrived {
+            Ok(Ok(end)) => Ok(*end),
+            _ => Err(WaitTimeout {
+                lsn,
+                last: self.end().last_record_lsn,
+                status: self.receiver().to_string(),
+            }),
+        }
+    }
+
+    /// Follows how many wait.
+    pub(super) fn waiting(&self) -> watch::Receiver<usize> {
+        self.waiting.subscribe()
+    }
+}
+
+/// Somebody who waits, counted until dropped.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn start(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Whether a log that ends at `end` reaches `lsn`: a position behind the header of an
+/// empty page is the one before it.
+pub(super) fn reached(end: Lsn, lsn: Lsn) -> bool {
+    end.align_up().skip_page_header() >= lsn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_header_adds_nothing_to_a_log() {
+        let page = 0x151_2000;
+        assert!(reached(Lsn(page), Lsn(page + 24)));
+        assert!(!reached(Lsn(page), Lsn(page + 32)));
+        assert!(reached(Lsn(0x100_0000), Lsn(0x100_0028)));
+        assert!(reached(Lsn(page + 0x31), Lsn(page + 0x38)));
+    }
+}
