@@ -37,6 +37,10 @@ impl Bench {
         }
     }
 
+    pub(crate) fn spawner(&self) -> &Spawner {
+        &self.spawner
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -156,7 +160,7 @@ fn give(path: &Path, owner: Option<&RunAs>) {
 }
 
 /// Directory of `postgres` and `initdb`.
-fn bin_dir() -> PathBuf {
+pub(crate) fn bin_dir() -> PathBuf {
     if let Some(named) = std::env::var_os("GLOWPLUG_TEST_PG_BIN") {
         return PathBuf::from(named);
     }

@@ -1,0 +1,249 @@
+//! The development pageserver: says where a shard's data is, and sends backups of it.
+//!
+//! It speaks a pageserver's protocols, and answers from [`Timelines`]: `fullbackup`
+//! is a complete data directory with the WAL that followed it; `basebackup` has the
+//! right form, with contents as of the last base; a pagestream answers for what is in
+//! a base (see [`relations`]). WAL is not replayed here.
+//!
+//! # Guarantees
+//! 1. A backup that ends regularly is complete: errors come as errors.
+//! 2. Requests for a shard that is not here are refused and counted, as soon as it
+//!    is gone.
+//! 3. Stopped means gone: no connection is served any more.
+
+mod backup;
+mod command;
+mod connection;
+pub(in crate::storage) mod http;
+mod locations;
+mod metrics;
+mod node;
+mod pagestream;
+mod relations;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, info, info_span};
+
+pub use locations::{Location, LocationMode};
+
+use crate::error::{Category, Retry};
+use crate::id::TenantShardId;
+use crate::secret::Secret;
+use crate::storage::files::{self, blocking};
+use crate::storage::http_listener;
+use crate::storage::knobs::Knobs;
+use crate::storage::pgwire_server::ServerConfig;
+use crate::storage::timelines::Timelines;
+use locations::Locations;
+use metrics::Metrics;
+use node::Node;
+
+/// By this, clients know that `fullbackup` takes `--gzip`, and holds WAL to replay.
+const PARAMETERS: &[(&str, &str)] = &[("glowplug_storage", "on")];
+
+/// Default limit for waiting for WAL (a pageserver's is 300 s).
+pub const WAIT_LSN_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// What a pageserver is started with.
+#[derive(Debug, Clone)]
+pub struct PageserverConfig {
+    /// Its node id.
+    pub id: u64,
+    /// Where it keeps its locations.
+    pub dir: PathBuf,
+    /// Address of the page service; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Address of the management API and the metrics.
+    pub http_listen: SocketAddr,
+    /// The token that clients must have; `None` trusts everybody.
+    pub token: Option<Secret>,
+    /// How long a command waits for the WAL that it asks for.
+    pub wait_lsn_timeout: Duration,
+}
+
+/// Why a pageserver does not start, or its locations do not change.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be listened on.
+    #[error("pageserver {id} cannot listen on {address}: is something else running there?")]
+    Listen {
+        /// Its node id.
+        id: u64,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its files could not be read or written.
+    #[error("pageserver {id} cannot keep its locations")]
+    Files {
+        /// Its node id.
+        id: u64,
+        /// What happened.
+        #[source]
+        source: files::Error,
+    },
+    /// A location has a newer generation.
+    #[error("pageserver {id} refuses the location of {shard}: {problem}")]
+    Location {
+        /// Its node id.
+        id: u64,
+        /// Which shard.
+        shard: TenantShardId,
+        /// Why.
+        problem: String,
+    },
+}
+
+impl Category for Error {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Listen { .. } => "ListenFailed",
+            Self::Files { source, .. } => source.category(),
+            Self::Location { .. } => "Conflict",
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Listen { .. } => Retry::Backoff,
+            Self::Files { source, .. } => source.retry(),
+            Self::Location { .. } => Retry::Never,
+        }
+    }
+}
+
+/// A running pageserver.
+pub struct Pageserver {
+    node: Arc<Node>,
+    pg_addr: SocketAddr,
+    http_addr: SocketAddr,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Pageserver {
+    /// Starts serving. Ends with `cancel`, or by [`Pageserver::stop`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Listen`], [`Error::Files`].
+    pub async fn start(
+        config: PageserverConfig,
+        timelines: Timelines,
+        knobs: Arc<Knobs>,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
+        let id = config.id;
+        let dir = config.dir.clone();
+        let opened = blocking(move || {
+            files::create_dir(&dir)?;
+            Locations::open(&dir)
+        });
+        let locations = opened.await.map_err(|source| Error::Files { id, source })?;
+        let (listener, pg_addr) = listen(id, config.listen).await?;
+        let (http_listener, http_addr) = listen(id, config.http_listen).await?;
+        let node = Arc::new(Node {
+            id,
+            server: ServerConfig {
+                token: config.token.clone(),
+                parameters: PARAMETERS,
+                ..ServerConfig::default()
+            },
+            token: config.token,
+            wait_lsn_timeout: config.wait_lsn_timeout,
+            timelines,
+            locations: Arc::new(locations),
+            metrics: Metrics::new(),
+            knobs,
+        });
+        let pageserver = Self {
+            node: node.clone(),
+            pg_addr,
+            http_addr,
+            tasks: TaskTracker::new(),
+            cancel: cancel.child_token(),
+        };
+        let tasks = &pageserver.tasks;
+        let router = http::router(node);
+        let (tracker, cancel) = (tasks.clone(), pageserver.cancel.clone());
+        tasks.spawn(http_listener::serve(http_listener, router, tracker, cancel));
+        tasks.spawn(pageserver.page_service(listener));
+        info!(pageserver = id, %pg_addr, %http_addr, "pageserver is up");
+        Ok(pageserver)
+    }
+
+    fn page_service(&self, listener: TcpListener) -> impl Future<Output = ()> + use<> {
+        let (node, tasks, cancel) = (self.node.clone(), self.tasks.clone(), self.cancel.clone());
+        async move {
+            let accepting = http_listener::accept_all(listener, |stream| {
+                let span = info_span!("page_service", pageserver = node.id);
+                let served = connection::serve(node.clone(), stream).instrument(span);
+                let cancel = cancel.clone();
+                tasks.spawn(async move { cancel.run_until_cancelled(served).await });
+            });
+            cancel.run_until_cancelled(accepting).await;
+        }
+    }
+
+    /// Its node id.
+    pub fn id(&self) -> u64 {
+        self.node.id
+    }
+
+    /// Address of the page service.
+    pub fn pg_addr(&self) -> SocketAddr {
+        self.pg_addr
+    }
+
+    /// Address of the management API and the metrics.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// Sets where a shard is; `None` takes it away.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Location`], [`Error::Files`].
+    pub async fn set_location(
+        &self,
+        shard: TenantShardId,
+        location: Option<Location>,
+    ) -> Result<(), Error> {
+        let id = self.node.id;
+        let locations = self.node.locations.clone();
+        locations.set(shard, location).map_err(|error| {
+            let problem = error.to_string();
+            Error::Location { id, shard, problem }
+        })?;
+        let saved = blocking(move || locations.save()).await;
+        saved.map_err(|source| Error::Files { id, source })
+    }
+
+    /// Stops serving, at once, and waits until it has.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+async fn listen(id: u64, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |source| Error::Listen {
+        id,
+        address,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}

@@ -1,0 +1,15 @@
+//! The development storage on a real PostgreSQL: what it serves is what was written.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers outside of test functions belong to tests"
+)]
+
+#[path = "../pgdata/cluster.rs"]
+#[expect(dead_code, reason = "shared with tests that use more of it")]
+mod cluster;
+mod node;
+mod pages;
+mod recovery;
+mod wal_source;

@@ -1,0 +1,165 @@
+//! A pageserver with one timeline, and its client.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use glowplug::id::{ShardIndex, TenantId, TenantShardId, TimelineId};
+use glowplug::lsn::Lsn;
+use glowplug::pageserver::{self, BackupKind, BasebackupRequest, BasebackupStats};
+use glowplug::pgdata;
+use glowplug::spec::{ComputeMode, PageserverProtocol, ShardLocation};
+use glowplug::storage::knobs::Knobs;
+use glowplug::storage::pageserver::{Location, LocationMode, Pageserver, PageserverConfig};
+use glowplug::storage::timelines::{Timeline, Timelines, TimelinesConfig, WalSource};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{self, Bench};
+
+pub(crate) const TENANT: TenantId = TenantId([0xA1; 16]);
+pub(crate) const TIMELINE: TimelineId = TimelineId([0xB1; 16]);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+pub(crate) const SHARD: TenantShardId = TenantShardId {
+    tenant_id: TENANT,
+    shard: ShardIndex::UNSHARDED,
+};
+
+pub(crate) const ATTACHED: Option<Location> = Some(Location {
+    mode: LocationMode::Attached { generation: 1 },
+    stripe_size: 0,
+});
+
+/// Opens the timelines that a bench keeps.
+pub(crate) async fn timelines(
+    bench: &Bench,
+    sources: Vec<WalSource>,
+    cancel: &CancellationToken,
+) -> Timelines {
+    let config = TimelinesConfig {
+        dir: bench.path("timelines"),
+        pg_bin_dir: cluster::bin_dir(),
+        run_as: bench.owner.clone(),
+        sources,
+        token: None,
+    };
+    let opened = Timelines::open(config, bench.spawner(), cancel.clone()).await;
+    opened.unwrap()
+}
+
+/// The major version of the programs at hand.
+pub(crate) fn pg_major() -> u32 {
+    let dir = cluster::bin_dir();
+    let version = dir.parent().and_then(Path::file_name).unwrap();
+    version.to_str().unwrap().parse().unwrap()
+}
+
+pub(crate) struct Node {
+    pub(crate) pageserver: Pageserver,
+    pub(crate) knobs: Arc<Knobs>,
+}
+
+impl Node {
+    pub(crate) async fn start(
+        bench: &Bench,
+        id: u64,
+        timelines: &Timelines,
+        cancel: &CancellationToken,
+    ) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = PageserverConfig {
+            id,
+            dir: bench.path(&format!("pageserver-{id}")),
+            listen: any,
+            http_listen: any,
+            token: None,
+            wait_lsn_timeout: Duration::from_millis(500),
+        };
+        let knobs = Arc::new(Knobs::default());
+        let started = Pageserver::start(config, timelines.clone(), knobs.clone(), cancel).await;
+        Self {
+            pageserver: started.unwrap(),
+            knobs,
+        }
+    }
+
+    pub(crate) fn location(&self) -> ShardLocation {
+        ShardLocation {
+            index: ShardIndex::UNSHARDED,
+            node_id: Some(self.pageserver.id()),
+            libpq: Some(format!("postgres://no_user@{}", self.pageserver.pg_addr())),
+            grpc: None,
+            http: Some(format!("http://{}", self.pageserver.http_addr())),
+        }
+    }
+
+    pub(crate) async fn fetch(
+        &self,
+        into: &Path,
+        bench: &Bench,
+        lsn: Option<Lsn>,
+        kind: BackupKind,
+        gzip: bool,
+    ) -> Result<BasebackupStats, pageserver::Error> {
+        let location = self.location();
+        let request = BasebackupRequest {
+            tenant_id: TENANT,
+            timeline_id: TIMELINE,
+            lsn,
+            kind,
+            compute_mode: ComputeMode::Primary,
+            gzip,
+            location: &location,
+            protocol: PageserverProtocol::Libpq,
+            token: None,
+            connect_limit: LIMIT,
+            answer_limit: LIMIT,
+            stall_limit: Duration::from_millis(300),
+        };
+        pgdata::directory::recreate(into, bench.owner.as_ref()).unwrap();
+        let progress = watch::Sender::default();
+        let cancel = CancellationToken::new();
+        let owner = bench.owner.as_ref();
+        pageserver::fetch_basebackup(&request, into, owner, &progress, &cancel).await
+    }
+}
+
+/// A bench with a pageserver that serves a fresh timeline, without safekeepers.
+pub(crate) struct Fixture {
+    pub(crate) bench: Bench,
+    pub(crate) timelines: Timelines,
+    pub(crate) timeline: Arc<Timeline>,
+    pub(crate) node: Node,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Fixture {
+    pub(crate) async fn new(sources: Vec<WalSource>) -> Self {
+        let bench = Bench::new();
+        let cancel = CancellationToken::new();
+        let timelines = timelines(&bench, sources, &cancel).await;
+        let timeline = timelines
+            .create(TENANT, TIMELINE, pg_major())
+            .await
+            .unwrap();
+        let node = Node::start(&bench, 1, &timelines, &cancel).await;
+        node.pageserver.set_location(SHARD, ATTACHED).await.unwrap();
+        Self {
+            bench,
+            timelines,
+            timeline,
+            node,
+            cancel,
+        }
+    }
+
+    pub(crate) async fn full(&self, name: &str, lsn: Option<Lsn>, gzip: bool) -> PathBuf {
+        let into = self.bench.path(name);
+        let kind = BackupKind::Fullbackup;
+        let fetched = self.node.fetch(&into, &self.bench, lsn, kind, gzip).await;
+        fetched.unwrap();
+        into
+    }
+}

@@ -1,0 +1,211 @@
+//! Backups of the storage, started on a real PostgreSQL.
+
+use std::fs;
+use std::path::Path;
+
+use glowplug::lsn::Lsn;
+use glowplug::pageserver::BackupKind;
+use glowplug::pgdata;
+use glowplug::spec::ComputeMode;
+use glowplug::storage::knobs::BackupFault;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::{Fixture, LIMIT, TENANT, TIMELINE, timelines};
+use crate::wal_source::Source;
+
+const OPTIONS: &[&str] = &["fsync=off", "wal_keep_size=1GB"];
+
+/// Writes what the storage's user writes: a configuration of its own.
+fn configure(pgdata: &Path) {
+    fs::write(pgdata.join("postgresql.conf"), "").unwrap();
+}
+
+async fn flushed(client: &Client) -> Lsn {
+    let row = client
+        .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
+        .await
+        .unwrap();
+    row.get::<_, &str>(0).parse().unwrap()
+}
+
+async fn count(client: &Client) -> i64 {
+    let row = client
+        .query_one("SELECT count(*) FROM numbers", &[])
+        .await
+        .unwrap();
+    row.get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_timeline_starts_where_its_base_ends() {
+    let fixture = Fixture::new(Vec::new()).await;
+    let end = fixture.timeline.end().last_record_lsn;
+    for (name, port, gzip) in [("plain", 5001, false), ("zipped", 5002, true)] {
+        let pgdata = fixture.full(name, None, gzip).await;
+        let prepared = pgdata::prepare_vanilla(&pgdata, None, ComputeMode::Primary).unwrap();
+        assert_eq!(prepared.lsn, end);
+        assert_eq!(prepared.system_identifier, fixture.timeline.system_id());
+        configure(&pgdata);
+        let postgres = fixture.bench.start(&pgdata, port, OPTIONS).await;
+        let client = postgres.connect().await;
+        client
+            .batch_execute("CREATE TABLE numbers (n int)")
+            .await
+            .unwrap();
+        postgres.kill().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_is_there_after_a_fresh_start() {
+    let source = Source::start(1).await;
+    let away = Source::start(2).await;
+    let fixture = Fixture::new(vec![away.address.clone(), source.address.clone()]).await;
+
+    let pgdata = fixture.full("first", None, true).await;
+    pgdata::prepare_vanilla(&pgdata, None, ComputeMode::Primary).unwrap();
+    configure(&pgdata);
+    let postgres = fixture.bench.start(&pgdata, 5001, OPTIONS).await;
+    let client = postgres.connect().await;
+    let rows = 200_000;
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE numbers (n int); INSERT INTO numbers SELECT generate_series(1, {rows})"
+        ))
+        .await
+        .unwrap();
+    let committed = flushed(&client).await;
+    client
+        .batch_execute(
+            "DELETE FROM numbers; SELECT pg_switch_wal(); INSERT INTO numbers VALUES (0)",
+        )
+        .await
+        .unwrap();
+    let later = flushed(&client).await;
+    source.wal.send_replace(pgdata.join("pg_wal"));
+    source.commit.send_replace(committed);
+    let waited = fixture.timeline.wait_for(committed, LIMIT).await;
+    assert_eq!(waited.unwrap().last_record_lsn, committed);
+
+    let second = fixture.full("second", Some(committed), true).await;
+    assert_eq!(
+        started_count(&fixture, &second, committed, 5002).await,
+        rows
+    );
+
+    // What came later is fetched by another life of the storage.
+    let Fixture {
+        bench,
+        timelines: first_life,
+        timeline,
+        node,
+        cancel,
+    } = fixture;
+    node.pageserver.stop().await;
+    cancel.cancel();
+    first_life.closed().await;
+    let before = timeline.end();
+    let cancel = CancellationToken::new();
+    source.commit.send_replace(later);
+    let second_life = timelines(&bench, vec![source.address.clone()], &cancel).await;
+    let timeline = second_life.find(TENANT, TIMELINE).unwrap();
+    assert!(timeline.end().last_record_lsn >= before.last_record_lsn);
+    timeline.wait_for(later, LIMIT).await.unwrap();
+    let node = crate::node::Node::start(&bench, 1, &second_life, &cancel).await;
+    let fixture = Fixture {
+        bench,
+        timelines: second_life,
+        timeline,
+        node,
+        cancel,
+    };
+    let third = fixture.full("third", Some(later), false).await;
+    assert_eq!(started_count(&fixture, &third, later, 5003).await, 1);
+    // The past is still there.
+    let again = fixture.full("again", Some(committed), true).await;
+    assert_eq!(started_count(&fixture, &again, committed, 5004).await, rows);
+    postgres.kill().await;
+}
+
+async fn started_count(fixture: &Fixture, pgdata: &Path, lsn: Lsn, port: u16) -> i64 {
+    let prepared = pgdata::prepare_vanilla(pgdata, Some(lsn), ComputeMode::Primary).unwrap();
+    assert_eq!(prepared.lsn, lsn);
+    assert!(prepared.replays);
+    configure(pgdata);
+    let postgres = fixture.bench.start(pgdata, port, OPTIONS).await;
+    let counted = count(&postgres.connect().await).await;
+    postgres.kill().await;
+    counted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_basebackup_has_what_postgres_tools_want() {
+    let fixture = Fixture::new(Vec::new()).await;
+    let end = fixture.timeline.end().last_record_lsn;
+    let into = fixture.bench.path("basebackup");
+    let kind = BackupKind::Basebackup { replica: true };
+    let fetched = fixture.node.fetch(&into, &fixture.bench, None, kind, true);
+    let stats = fetched.await.unwrap();
+    assert!(stats.bytes_received < 200_000, "{stats:?}");
+    let signal = fs::read_to_string(into.join("neon.signal")).unwrap();
+    let previous: Lsn = signal.strip_prefix("PREV LSN: ").unwrap().parse().unwrap();
+    assert_eq!(previous, fixture.timeline.end().prev_record_lsn);
+    let file = fs::read(into.join("global/pg_control")).unwrap();
+    let control = glowplug::wire::control_file::ControlFile::parse(&file).unwrap();
+    assert_eq!(control.redo(), end);
+    assert_eq!(control.checkpoint(), Lsn::INVALID);
+    assert_eq!(control.system_identifier(), fixture.timeline.system_id());
+    let segment = into.join("pg_wal").join(end.segment_file_name(1));
+    assert_eq!(fs::metadata(segment).unwrap().len(), 16 * 1024 * 1024);
+    assert!(into.join("base/1/PG_VERSION").exists());
+    assert!(!into.join("base/1/1259").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_lsn_that_does_not_come_is_refused_after_the_limit() {
+    let fixture = Fixture::new(Vec::new()).await;
+    let into = fixture.bench.path("future");
+    let future = Some(Lsn(0x900_0000));
+    let fetch = |lsn| {
+        let kind = BackupKind::Fullbackup;
+        fixture.node.fetch(&into, &fixture.bench, lsn, kind, true)
+    };
+    let refused = fetch(future).await.unwrap_err();
+    let text = glowplug::error::chain(&refused);
+    assert!(
+        text.contains("Timed out while waiting for WAL record at LSN 0/9000000 to arrive"),
+        "{text}"
+    );
+    let refused = fetch(Some(Lsn(0x10))).await.unwrap_err();
+    let text = glowplug::error::chain(&refused);
+    assert!(
+        text.contains("LSN 0/10 is earlier than latest GC cutoff"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_faulty_backup_passes_for_a_whole_one() {
+    let fixture = Fixture::new(Vec::new()).await;
+    let into = fixture.bench.path("faulty");
+    let faults = [
+        BackupFault::Refused,
+        BackupFault::Truncated,
+        BackupFault::Dropped,
+        BackupFault::Corrupt,
+        BackupFault::ErrorMidway,
+        BackupFault::ErrorAtEnd,
+        BackupFault::Stall,
+    ];
+    let fetch = |gzip| {
+        let kind = BackupKind::Fullbackup;
+        fixture.node.fetch(&into, &fixture.bench, None, kind, gzip)
+    };
+    for fault in faults {
+        fixture.node.knobs.fail_next_backup(fault);
+        let failed = fetch(true).await;
+        assert!(failed.is_err(), "{fault:?}");
+    }
+    fetch(true).await.unwrap();
+}
