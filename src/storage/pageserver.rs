@@ -14,7 +14,7 @@
 mod backup;
 mod command;
 mod connection;
-pub(in crate::storage) mod http;
+pub(super) mod http;
 mod locations;
 mod metrics;
 mod node;
