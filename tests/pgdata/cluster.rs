@@ -68,6 +68,15 @@ impl Bench {
         path
     }
 
+    /// Mounts a small file system in memory; `None` where that is not allowed.
+    pub(crate) async fn mount(&self, on: &Path) -> Option<Mounted> {
+        let command = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(on);
+        let output = self.spawner.run(command, LIMIT).await.unwrap();
+        output.exit.success().then(|| Mounted(on.to_owned()))
+    }
+
     /// A copy with owners and modes.
     pub(crate) async fn copy(&self, from: &Path, name: &str) -> PathBuf {
         let to = self.path(name);
@@ -150,6 +159,17 @@ impl Postgres {
         self.child.signal(Signal::INT).await.unwrap();
         let exit = tokio::time::timeout(LIMIT, self.child.wait()).await;
         assert!(exit.unwrap().success());
+    }
+}
+
+/// A mounted file system, gone when dropped.
+pub(crate) struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    #[expect(clippy::disallowed_methods, reason = "no runtime when a test panics")]
+    fn drop(&mut self) {
+        let mut command = std::process::Command::new("umount");
+        assert!(command.arg("-l").arg(&self.0).status().unwrap().success());
     }
 }
 

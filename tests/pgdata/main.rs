@@ -9,7 +9,7 @@
 mod cluster;
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use cluster::{Bench, Postgres};
@@ -245,8 +245,10 @@ fn as_pageserver_backup(pgdata: &Path) -> Lsn {
     let at = Lsn(control.checkpoint().0 + 120);
     bytes[32..40].fill(0);
     bytes[40..48].copy_from_slice(&at.0.to_le_bytes());
-    let crc = crc32c::crc32c(&bytes[..288]);
-    bytes[288..292].copy_from_slice(&crc.to_le_bytes());
+    let version = u32::from_le_bytes(bytes[8..12].try_into().unwrap());
+    let crc_at = if version < 1800 { 288 } else { 292 };
+    let crc = crc32c::crc32c(&bytes[..crc_at]);
+    bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &bytes).unwrap();
 
     let major = pgdata::read_pg_version(pgdata).unwrap();
@@ -306,4 +308,28 @@ async fn a_pageservers_backup_gets_the_checkpoint_it_lacks() {
         .await
         .unwrap();
     postgres.stop().await;
+}
+
+/// Only root can mount; that a link's target is emptied and kept, which goes the
+/// same way, the unit tests show for everybody.
+#[tokio::test]
+async fn a_mount_point_is_emptied_and_stays() {
+    let bench = Bench::new();
+    let pgdata = bench.path("volume");
+    fs::create_dir(&pgdata).unwrap();
+    let Some(_mounted) = bench.mount(&pgdata).await else {
+        return;
+    };
+    for _ in 0..2 {
+        fs::create_dir_all(pgdata.join("pg_wal/archive_status")).unwrap();
+        pgdata::directory::recreate(&pgdata, bench.owner.as_ref()).unwrap();
+        assert!(!pgdata.join("pg_wal").exists());
+        let directory = fs::metadata(&pgdata).unwrap();
+        assert_eq!(directory.permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            Some(directory.uid()),
+            bench.owner.as_ref().map(|owner| owner.uid)
+        );
+        assert_ne!(directory.dev(), fs::metadata(bench.path("")).unwrap().dev());
+    }
 }
