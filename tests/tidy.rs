@@ -69,7 +69,11 @@ const PURE: &[&str] = &[
     "catalog/sql.rs",
     "pgdata/conf.rs",
     "pgdata/conf",
-    "pgdata/control_file.rs",
+    "pgdata/hba.rs",
+    "pgdata/vanilla/checkpoint_record.rs",
+    "pageserver/archive.rs",
+    "pageserver/archive",
+    "pageserver/refusal.rs",
     "process/log_joiner.rs",
 ];
 

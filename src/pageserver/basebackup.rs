@@ -14,7 +14,7 @@ use super::unpack::{Failure, Piece, Unpacker};
 use super::{Error, Refusal, address};
 use crate::id::{TenantId, TimelineId};
 use crate::lsn::Lsn;
-use crate::pgwire::{self, Connection, CopyOut};
+use crate::pgwire::{self, ConnectConfig, Connection, CopyOut};
 use crate::process::RunAs;
 use crate::secret::Secret;
 use crate::spec::{ComputeMode, PageserverProtocol, ShardLocation};
@@ -97,6 +97,7 @@ pub struct BasebackupStats {
 /// A connection to a pageserver, made before the LSN is known. The server closes it
 /// after 10 minutes without a command.
 pub struct Connected {
+    config: ConnectConfig,
     connection: Connection,
     elapsed: Duration,
 }
@@ -119,6 +120,7 @@ pub async fn connect(request: &BasebackupRequest<'_>) -> Result<Connected, Error
     let shard = request.location.index;
     match Connection::connect(&config).await {
         Ok(connection) => Ok(Connected {
+            config,
             connection,
             elapsed: started.elapsed(),
         }),
@@ -170,32 +172,16 @@ impl Connected {
         cancel: &CancellationToken,
     ) -> Result<BasebackupStats, Error> {
         let started = Instant::now();
+        let connect = self.elapsed;
         let peer = self.connection.peer().to_owned();
         let ours = self.connection.parameter(DEVELOPMENT_STORAGE) == Some("on");
         let gzip = request.gzip && (ours || request.kind != BackupKind::Fullbackup);
         let command = request.command(gzip);
         debug!(%peer, command, "asking for a basebackup");
 
-        let answer = or_cancelled(cancel, async {
-            let copy = self.connection.copy_out(&command);
-            match tokio::time::timeout(request.answer_limit, copy).await {
-                Ok(Ok(copy)) => Ok(copy),
-                Ok(Err(source)) => Err(refused(&peer, &command, source).unwrap_or_else(|source| {
-                    Error::Interrupted {
-                        peer: peer.clone(),
-                        bytes: 0,
-                        source,
-                    }
-                })),
-                Err(_) => Err(Error::NoAnswer {
-                    peer: peer.clone(),
-                    command: command.clone(),
-                    limit: request.answer_limit,
-                }),
-            }
-        });
+        let copy = or_cancelled(cancel, self.start(&command, request.answer_limit)).await?;
         let mut transfer = Transfer {
-            copy: answer.await?,
+            copy,
             peer,
             stall_limit: request.stall_limit,
             unpacker: Unpacker::start(into, owner, gzip),
@@ -203,7 +189,29 @@ impl Connected {
             progress,
         };
         let transferred = or_cancelled(cancel, transfer.run()).await;
-        transfer.finish(transferred, self.elapsed, started).await
+        transfer.finish(transferred, connect, started).await
+    }
+
+    /// Sends the command and waits for the stream.
+    async fn start(self, command: &str, limit: Duration) -> Result<CopyOut, Error> {
+        let peer = self.config.peer();
+        let copy = tokio::time::timeout(limit, self.connection.copy_out(command)).await;
+        let Ok(copy) = copy else {
+            return Err(Error::NoAnswer {
+                peer,
+                command: command.to_owned(),
+                limit,
+            });
+        };
+        match copy.map_err(|source| refused(&peer, command, source)) {
+            Ok(copy) => Ok(copy),
+            Err(Ok(refused)) => Err(name_the_missing(refused, &self.config).await),
+            Err(Err(source)) => Err(Error::Interrupted {
+                peer,
+                bytes: 0,
+                source,
+            }),
+        }
     }
 }
 
@@ -374,6 +382,33 @@ pub(super) fn refused(
             source,
         }),
         other => Err(other),
+    }
+}
+
+/// Finds out what a pageserver did not find: in the simple protocol, a tenant that is
+/// elsewhere and a timeline that does not exist look the same. One is worth another
+/// attempt. If this fails, the first answer stands.
+async fn name_the_missing(first: Error, config: &ConnectConfig) -> Error {
+    let Error::Refused {
+        refusal: Refusal::NotFound,
+        ref command,
+        ..
+    } = first
+    else {
+        return first;
+    };
+    let again = async { Connection::connect(config).await?.refusal(command).await };
+    match tokio::time::timeout(config.connect_timeout, again).await {
+        Ok(Ok(Some(error))) if Refusal::of(&error).is_missing() => Error::Refused {
+            peer: config.peer(),
+            command: command.clone(),
+            refusal: Refusal::of(&error),
+            source: pgwire::Error::Server {
+                peer: config.peer(),
+                error,
+            },
+        },
+        _ => first,
     }
 }
 

@@ -51,6 +51,14 @@ impl Refusal {
         }
     }
 
+    /// Whether something was not found.
+    pub(super) const fn is_missing(self) -> bool {
+        matches!(
+            self,
+            Self::NotFound | Self::TimelineNotFound | Self::TimelineArchived
+        )
+    }
+
     pub(super) const fn category(self) -> &'static str {
         match self {
             Self::NotFound => "Misrouted",

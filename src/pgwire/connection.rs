@@ -10,7 +10,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{ConnectConfig, Error, Frame, Host};
+use super::{ConnectConfig, Error, Frame, Host, ServerError};
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
@@ -239,6 +239,31 @@ impl Connection {
                 error,
             }),
             None => Ok(rows),
+        }
+    }
+
+    /// Runs a command by the extended protocol, to learn how the peer refuses it:
+    /// Neon's pageserver then says what exactly it did not find. `None` if it does
+    /// not refuse; it may be streaming then, so the connection ends in either case.
+    pub async fn refusal(mut self, command: &str) -> Result<Option<Box<ServerError>>, Error> {
+        self.send(|out| {
+            frontend::parse("", command, [], out)?;
+            let no_value = |(): (), _: &mut BytesMut| Ok(postgres_protocol::IsNull::Yes);
+            frontend::bind("", "", [], [], no_value, [], out)
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+            frontend::execute("", 0, out)?;
+            frontend::sync(out);
+            Ok(())
+        })
+        .await?;
+        loop {
+            match self.next_frame().await? {
+                Frame::Error(error) => return Ok(Some(error)),
+                Frame::Message(
+                    Message::ParseComplete | Message::BindComplete | Message::NoticeResponse(_),
+                ) => {}
+                _ => return Ok(None),
+            }
         }
     }
 

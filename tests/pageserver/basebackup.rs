@@ -303,6 +303,41 @@ async fn a_refusal_says_whether_another_attempt_may_help() {
 }
 
 #[tokio::test]
+async fn what_is_missing_is_asked_for_by_the_protocol_that_tells() {
+    let script = |message| vec![Act::Login(&[]), Act::Command, Act::Error("XX000", message)];
+    for (detail, refusal, retry) in [
+        (
+            "Not found: Timeline a/b was not found",
+            Refusal::TimelineNotFound,
+            Retry::Never,
+        ),
+        (
+            "Not found: Tenant a not found",
+            Refusal::NotFound,
+            Retry::Backoff,
+        ),
+        // As glowplug's own storage answers: the first answer stands.
+        (
+            "no extended queries here",
+            Refusal::NotFound,
+            Retry::Backoff,
+        ),
+    ] {
+        let scripts = vec![script("not found"), script(detail)];
+        let stand_in = StandIn::start_each(scripts).await;
+        match fetch_from(&stand_in).await.1.unwrap_err() {
+            error @ Error::Refused { refusal: found, .. } => {
+                assert_eq!((found, error.retry()), (refusal, retry), "{detail}");
+            }
+            other => panic!("{}", chain(&other)),
+        }
+        // The second is a Parse of the same command.
+        let commands = stand_in.commands();
+        assert_eq!(commands[1].trim_matches('\0'), commands[0]);
+    }
+}
+
+#[tokio::test]
 async fn a_silent_server_is_given_up_wherever_it_stops() {
     let half = {
         let compressed = gzip(&whole());

@@ -35,7 +35,7 @@ pub(crate) enum Act {
     Hang,
 }
 
-/// A running stand-in. It serves one connection.
+/// A running stand-in. It follows one script per connection, one after the other.
 pub(crate) struct StandIn {
     port: u16,
     commands: Arc<Mutex<Vec<String>>>,
@@ -44,14 +44,20 @@ pub(crate) struct StandIn {
 
 impl StandIn {
     pub(crate) async fn start(script: Vec<Act>) -> Self {
+        Self::start_each(vec![script]).await
+    }
+
+    pub(crate) async fn start_each(scripts: Vec<Vec<Act>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let commands = Arc::default();
         let seen = Arc::clone(&commands);
         let task = tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            // A client that gives up ends the script early.
-            let _ = follow(stream, script, &seen).await;
+            for script in scripts {
+                let (stream, _) = listener.accept().await.unwrap();
+                // A client that gives up ends the script early.
+                let _ = follow(stream, script, &seen).await;
+            }
         });
         Self {
             port,

@@ -1,13 +1,12 @@
 //! The text against what compute_ctl wrote for the same spec, and as it reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::id::{ShardIndex, TenantId, TimelineId};
-use crate::lsn::Lsn;
 use crate::spec::{
-    ComputeMode, NeonFields, PageserverProtocol, PostgresSpec, RemovedObjects, SafekeeperSet,
-    Setting, ShardLocation, ShardMap,
+    ComputeMode, NeonFields, PostgresSpec, RemovedObjects, SafekeeperSet, Setting, ShardLocation,
+    ShardMap, neon_json,
 };
 
 fn facts() -> ConfFacts {
@@ -44,7 +43,16 @@ fn spec(flavor: Flavor) -> ComputeSpec {
                 .map(str::to_owned)
                 .to_vec(),
         },
-        pageservers: shards(&[Some("ps-1")]),
+        pageservers: ShardMap {
+            shards: vec![ShardLocation {
+                index: ShardIndex::UNSHARDED,
+                node_id: None,
+                libpq: Some("postgres://no_user@ps-1:6400".to_owned()),
+                grpc: None,
+                http: None,
+            }],
+            ..ShardMap::default()
+        },
         storage_controller: None,
         storage_token: None,
         roles: Vec::new(),
@@ -53,29 +61,6 @@ fn spec(flavor: Flavor) -> ComputeSpec {
         removed_objects: RemovedObjects::Keep,
         skip_catalog_updates: false,
         neon: NeonFields::default(),
-    }
-}
-
-fn shards(hosts: &[Option<&str>]) -> ShardMap {
-    let count = if hosts.len() == 1 {
-        0
-    } else {
-        hosts.len() as u8
-    };
-    let shard = |(number, host): (usize, Option<&str>)| ShardLocation {
-        index: ShardIndex {
-            number: number as u8,
-            count,
-        },
-        node_id: None,
-        libpq: host.map(|host| format!("postgres://no_user@{host}:6400")),
-        grpc: None,
-        http: None,
-    };
-    ShardMap {
-        stripe_size: (count > 0).then_some(2048),
-        prefer_protocol: PageserverProtocol::Libpq,
-        shards: hosts.iter().copied().enumerate().map(shard).collect(),
     }
 }
 
@@ -105,142 +90,116 @@ fn effective(conf: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Settings whose values differ from upstream's, ours first.
-fn differences(
-    spec: &ComputeSpec,
-    upstream: &str,
-) -> Vec<(String, Option<String>, Option<String>)> {
-    let ours = effective(&render_postgresql_conf(spec, &facts()));
-    let upstream = effective(upstream);
-    let names: std::collections::BTreeSet<_> = ours.keys().chain(upstream.keys()).collect();
-    names
+/// A setting whose value differs from upstream's: its name, ours, theirs.
+type Difference = (&'static str, Option<&'static str>, Option<&'static str>);
+
+/// Compares with the file that compute_ctl wrote for the same input.
+fn check(case: &str, expected: &[Difference]) {
+    let folder = std::path::Path::new("tests/fixtures/compute_ctl/specs").join(case);
+    let config = std::fs::read(folder.join("config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let spec = neon_json::parse(config["spec"].to_string().as_bytes()).unwrap();
+    let ours = effective(&render_postgresql_conf(&spec, &facts()));
+    let theirs = std::fs::read_to_string(folder.join("postgresql.conf")).unwrap();
+    let theirs = effective(&theirs);
+    let names: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let value = |side: &BTreeMap<String, String>, name| side.get(name).cloned();
+    let found: Vec<_> = names
         .into_iter()
-        .map(|name| {
-            (
-                name.clone(),
-                ours.get(name).cloned(),
-                upstream.get(name).cloned(),
-            )
-        })
-        .filter(|(_, ours, upstream)| ours != upstream)
-        .collect()
-}
-
-macro_rules! upstream {
-    ($case:literal) => {
-        include_str!(concat!(
-            "../../../tests/fixtures/compute_ctl/specs/",
-            $case,
-            "/postgresql.conf"
-        ))
-    };
+        .map(|name| (name.clone(), value(&ours, name), value(&theirs, name)))
+        .filter(|(_, ours, theirs)| ours != theirs)
+        .collect();
+    let text = |value: Option<&str>| value.map(str::to_owned);
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(name, ours, theirs)| (text(Some(name)).unwrap(), text(*ours), text(*theirs)))
+        .collect();
+    assert_eq!(found, expected, "{case}");
 }
 
 #[test]
-fn a_minimal_primary_is_configured_as_upstream_does() {
-    let spec = spec(Flavor::Neon);
-    assert_eq!(differences(&spec, upstream!("01-primary-minimal")), []);
-}
-
-#[test]
-fn odd_values_are_quoted_as_upstream_does() {
-    let mut spec = spec(Flavor::Neon);
-    spec.neon.project_id = Some("prj-'1".to_owned());
-    spec.neon.branch_id = Some("br\\1".to_owned());
-    spec.neon.endpoint_id = Some("ep 1".to_owned());
-    spec.postgres.settings = vec![
-        setting("port", "55433"),
-        setting("fsync", "off"),
-        setting("max_connections", "100"),
-        text("log_line_prefix", "it's %m \\ [%p] "),
-        text("application_name", ""),
-        setting("work_mem", "8MB"),
-        text("search_path", "\"$user\", public"),
-        text("my.unicode", "naïve 🐘"),
-        text("my.double", "a\"b"),
-        text("my.hash", "a # b"),
-        text("my.many", "''\\\\''"),
-        setting("autovacuum", "on"),
-        setting("port", "55433"),
-        setting("bgwriter_lru_multiplier", "2.5"),
-        setting("restart_after_crash", "off"),
-    ];
-    assert_eq!(differences(&spec, upstream!("02-settings-quoting")), []);
-}
-
-#[test]
-fn a_static_compute_stops_at_its_lsn() {
-    let mut spec = spec(Flavor::Neon);
-    spec.mode = ComputeMode::Static(Lsn(0x151_1A88));
-    spec.safekeepers = SafekeeperSet::default();
-    spec.postgres.settings = vec![setting("fsync", "off"), setting("max_connections", "100")];
-    assert_eq!(differences(&spec, upstream!("03-static")), []);
-}
-
-#[test]
-fn a_replica_may_repeat_what_it_is_given() {
-    let mut spec = spec(Flavor::Neon);
-    spec.mode = ComputeMode::Replica;
-    spec.neon.endpoint_id = Some("ep-replica".to_owned());
-    spec.postgres.settings = vec![
-        setting("fsync", "off"),
-        setting("max_connections", "100"),
-        setting("hot_standby", "on"),
-        setting("recovery_prefetch", "off"),
-        text("primary_slot_name", "repl_9a8b7c6d_"),
-    ];
-    assert_eq!(differences(&spec, upstream!("04-replica")), []);
-}
-
-#[test]
-fn shards_and_generation_are_written_in_order() {
-    let mut spec = spec(Flavor::Neon);
-    spec.pageservers = shards(&[Some("ps-1"), Some("ps-2"), Some("ps-1"), Some("ps-2")]);
-    spec.safekeepers.generation = Some(7);
-    spec.neon.project_id = Some("prj-1".to_owned());
-    spec.neon.branch_id = Some("br-1".to_owned());
-    spec.neon.endpoint_id = Some("ep-1".to_owned());
-    spec.postgres.settings = vec![setting("fsync", "off"), setting("max_connections", "100")];
-    assert_eq!(differences(&spec, upstream!("05-sharded-generation")), []);
-    let conf = render_postgresql_conf(&spec, &facts());
-    let position = |name: &str| conf.find(name).unwrap();
-    assert!(position("neon.stripe_size") < position("neon.pageserver_connstring"));
-}
-
-#[test]
-fn a_shard_without_an_address_leaves_all_out() {
-    let mut spec = spec(Flavor::Neon);
-    spec.pageservers = shards(&[Some("ps-1"), None]);
-    spec.postgres.settings = vec![setting("fsync", "off"), setting("max_connections", "100")];
-    assert_eq!(
-        differences(&spec, upstream!("18-some-shard-without-libpq")),
-        []
-    );
+fn effective_settings_are_those_of_compute_ctl() {
+    for case in [
+        "01-primary-minimal",
+        "02-settings-quoting",
+        "03-static",
+        "04-replica",
+        "05-sharded-generation",
+        "06-legacy-connstring",
+        "07-legacy-settings",
+        "12-odd-names",
+        "13-delta-operations",
+        "15-extensions",
+        "16-skip-catalog",
+        "19-companions",
+    ] {
+        check(case, &[]);
+    }
 }
 
 /// Upstream lets the setting win over the field, although it syncs the safekeepers
 /// that the field names. Here the field wins.
 #[test]
 fn a_setting_cannot_contradict_the_field_it_belongs_to() {
+    check(
+        "17-conf-text-and-settings",
+        &[(
+            "neon.safekeepers",
+            Some("'sk-1:5454,sk-2:5454,sk-3:5454'"),
+            Some("'from-the-settings:1'"),
+        )],
+    );
+}
+
+/// The recorded file is that after the start, when compute_ctl had dropped the
+/// subscriptions and appended `false`.
+#[test]
+fn subscribers_stay_off_until_subscriptions_are_dropped() {
+    check(
+        "14-drop-subscriptions",
+        &[(
+            "neon.disable_logical_replication_subscribers",
+            Some("true"),
+            Some("false"),
+        )],
+    );
+}
+
+/// The port and the role come from the command line there.
+#[test]
+fn what_the_command_line_says_is_not_in_the_spec() {
+    check(
+        "20-lakebase",
+        &[
+            (
+                "neon.privileged_role_name",
+                Some("'neon_superuser'"),
+                Some("'my_superuser'"),
+            ),
+            ("port", Some("5432"), Some("55433")),
+        ],
+    );
+}
+
+#[test]
+fn a_list_of_addresses_with_a_hole_is_not_written() {
     let mut spec = spec(Flavor::Neon);
-    spec.postgres.verbatim_conf = Some(
-        "# from the template\nfsync=off\nport=55433\nmax_connections = 50\n\
-         neon.safekeepers='from-the-template:1'\n\
-         shared_preload_libraries='neon,pg_stat_statements'\nlog_line_prefix = '%m '"
-            .to_owned(),
-    );
-    spec.postgres.settings = vec![
-        setting("max_connections", "60"),
-        text("neon.safekeepers", "from-the-settings:1"),
-    ];
-    assert_eq!(
-        differences(&spec, upstream!("17-conf-text-and-settings")),
-        [(
-            "neon.safekeepers".to_owned(),
-            Some("'sk-1:5454,sk-2:5454,sk-3:5454'".to_owned()),
-            Some("'from-the-settings:1'".to_owned()),
-        )]
-    );
+    let hole = ShardLocation {
+        libpq: None,
+        ..spec.pageservers.shards[0].clone()
+    };
+    spec.pageservers.shards.push(hole);
+    let conf = effective(&render_postgresql_conf(&spec, &facts()));
+    assert_eq!(conf.get("neon.pageserver_connstring"), None);
+}
+
+#[test]
+fn the_stripe_size_comes_before_the_addresses() {
+    let mut spec = spec(Flavor::Neon);
+    spec.pageservers.stripe_size = Some(2048);
+    let conf = render_postgresql_conf(&spec, &facts());
+    let position = |name: &str| conf.find(name).unwrap();
+    assert!(position("neon.stripe_size") < position("neon.pageserver_connstring"));
 }
 
 #[test]
