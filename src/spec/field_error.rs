@@ -102,15 +102,6 @@ impl Errors {
             .or_else(|| reasons().max())
             .unwrap_or(Reason::ValidationFailed)
     }
-
-    /// The same errors, each path below `parent`.
-    #[must_use]
-    pub(super) fn below(mut self, parent: &str) -> Self {
-        for error in &mut self.0 {
-            error.path = join(parent, &error.path);
-        }
-        self
-    }
 }
 
 /// A path and a field below it; either may be empty.

@@ -53,7 +53,7 @@ pub fn to_json(spec: &ComputeSpec) -> serde_json::Value {
     serde_json::to_value(to_spec(spec)).unwrap_or_default()
 }
 
-fn json_error(error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
+pub(super) fn json_error(error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {
     let path = match error.path().to_string() {
         path if path == "." => String::new(),
         path => path,

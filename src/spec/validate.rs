@@ -1,7 +1,7 @@
 //! The rules of the resource, checked locally: those that its schema states in CEL, with
 //! the same outcome, so that a file is refused for what the API server would refuse.
 //!
-//! Types, patterns and limits are checked by `schema` before. `tests/apiserver` feeds the
+//! Types, patterns, limits and keys of lists are checked by `schema` before. `tests/apiserver` feeds the
 //! same cases to a real API server and to this module.
 
 use std::collections::HashMap;
@@ -163,7 +163,6 @@ fn storage(spec: &ComputeSpecSpec, storage: &api::Storage, errors: &mut Vec<Fiel
         let advice = "a Primary writes to safekeepers: list at least one";
         errors.push(FieldError::new(path, "is empty", advice));
     }
-    duplicates(path, "", endpoints.iter().map(String::as_str), errors);
 
     let pageservers = &storage.pageservers;
     let path = "spec.storage.pageservers";
@@ -175,8 +174,6 @@ fn storage(spec: &ComputeSpecSpec, storage: &api::Storage, errors: &mut Vec<Fiel
             format!("{count} shards need the stripe size of the tenant, often 2048 or 32768"),
         ));
     }
-    let numbers = pageservers.shards.iter().map(|shard| shard.number);
-    duplicates(&format!("{path}.shards"), "number", numbers, errors);
     for (i, shard) in pageservers.shards.iter().enumerate() {
         let path = format!("{path}.shards[{i}]");
         if usize::try_from(shard.number).is_ok_and(|number| number >= count) {
@@ -214,8 +211,6 @@ fn storage(spec: &ComputeSpecSpec, storage: &api::Storage, errors: &mut Vec<Fiel
 fn settings(spec: &ComputeSpecSpec, errors: &mut Vec<FieldError>) {
     let path = "spec.postgres.settings";
     let settings = &spec.postgres.settings;
-    let names = settings.iter().map(|setting| setting.name.as_str());
-    duplicates(path, "name", names, errors);
     for (i, setting) in settings.iter().enumerate() {
         let owned = refusal(
             flavor(spec.postgres.flavor),
@@ -243,15 +238,9 @@ pub(super) fn refusal(
 }
 
 fn roles(spec: &ComputeSpecSpec, errors: &mut Vec<FieldError>) {
-    let names = spec.roles.iter().map(|role| role.name.as_str());
-    duplicates("spec.roles", "name", names, errors);
     for (i, role) in spec.roles.iter().enumerate() {
         let path = format!("spec.roles[{i}]");
         role_name(&format!("{path}.name"), &role.name, errors);
-        let groups = role.member_of.iter().map(String::as_str);
-        duplicates(&format!("{path}.memberOf"), "", groups, errors);
-        let options = role.options.iter().map(|option| option.name.as_str());
-        duplicates(&format!("{path}.options"), "name", options, errors);
         let Some(password) = &role.password else {
             continue;
         };
@@ -306,13 +295,9 @@ pub(super) fn object_name(path: &str, name: &str, errors: &mut Vec<FieldError>) 
 }
 
 fn databases(spec: &ComputeSpecSpec, errors: &mut Vec<FieldError>) {
-    let names = spec.databases.iter().map(|database| database.name.as_str());
-    duplicates("spec.databases", "name", names, errors);
     for (i, database) in spec.databases.iter().enumerate() {
         let path = format!("spec.databases[{i}]");
         object_name(&format!("{path}.name"), &database.name, errors);
-        let options = database.options.iter().map(|option| option.name.as_str());
-        duplicates(&format!("{path}.options"), "name", options, errors);
     }
 }
 

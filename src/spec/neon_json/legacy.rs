@@ -6,6 +6,7 @@
 //! postgres and `compute_ctl` work with different values.
 
 use super::spec::{Cluster, GenericOption};
+use crate::spec::conf_text::assignments;
 use crate::spec::field_error::join;
 use crate::spec::{FieldError, Flavor, Setting, owned_setting};
 
@@ -148,20 +149,9 @@ fn check<'a>(setting: &'a GenericOption, path: &str) -> Result<&'a str, FieldErr
 /// The port in the text of `postgresql_conf`, where Neon's own local control plane puts
 /// it. The last one counts.
 fn port_of_text(conf: &str) -> Option<u16> {
-    let port = |line: &str| {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        let rest = line
-            .get(..4)
-            .filter(|name| name.eq_ignore_ascii_case("port"));
-        rest?;
-        let value = line.get(4..)?.trim_start().trim_start_matches('=').trim();
-        value
-            .trim_matches('\'')
-            .parse()
-            .ok()
-            .filter(|port| *port > 0)
-    };
-    conf.lines().rev().find_map(port)
+    let ports = assignments(conf).filter(|(name, _)| name == "port");
+    let mut ports = ports.filter_map(|(_, value)| value.parse().ok());
+    ports.rfind(|port| *port > 0)
 }
 
 /// Splits `neon.safekeepers`: `g#7:host:port,host:port`.
