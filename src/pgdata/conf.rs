@@ -7,6 +7,7 @@
 //! Neon's postgres the order is that of `compute_tools/src/config.rs`; there, a
 //! setting silently overrides the field it contradicts, here it is left out.
 
+mod audit;
 mod neon;
 mod vanilla;
 mod writer;

@@ -1,6 +1,6 @@
 //! The lines for Neon's postgres, in upstream's order.
 
-use super::{ConfFacts, Writer, locales, settings, shared_memory, temp_override};
+use super::{ConfFacts, Writer, audit, locales, settings, shared_memory, temp_override};
 use crate::spec::{ComputeMode, ComputeSpec};
 
 pub(super) fn render(spec: &ComputeSpec, facts: &ConfFacts, conf: &mut Writer) {
@@ -12,11 +12,15 @@ pub(super) fn render(spec: &ComputeSpec, facts: &ConfFacts, conf: &mut Writer) {
     shared_memory(facts, conf);
     conf.text("neon.privileged_role_name", &facts.privileged_role);
     settings(spec, conf);
+    audit::render(spec, conf);
     conf.raw("neon.extension_server_port", facts.internal_http_port);
     conf.raw(
         "neon.disable_logical_replication_subscribers",
         spec.neon.drop_subscriptions_before_start,
     );
+    if spec.neon.logs_export_host.is_some() {
+        conf.text("log_destination", "stderr,syslog");
+    }
     conf.raw("port", spec.postgres.port);
     temp_override(conf);
 }
