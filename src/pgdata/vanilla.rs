@@ -43,7 +43,8 @@ pub struct Prepared {
 }
 
 /// Prepares an unpacked complete backup for its first start, at the LSN it was asked
-/// for. Without one it starts at the end of what it brings. Blocks.
+/// for. Without one, that of a replica, it starts at the end of the last whole record
+/// that it brings. Blocks.
 ///
 /// # Errors
 ///
@@ -66,7 +67,11 @@ pub fn prepare_vanilla(
         }
         (seed_checkpoint(pgdata, &mut control, pg_major)?, false)
     } else {
-        replay_to(pgdata, &mut control, lsn)?
+        let lsn = match lsn {
+            Some(lsn) => lsn,
+            None => wal_files::end(pgdata, control.checkpoint(), control.tli(), pg_major)?,
+        };
+        (lsn, replay_to(pgdata, &mut control, lsn)?)
     };
     Ok(Prepared {
         lsn,
@@ -76,14 +81,9 @@ pub fn prepare_vanilla(
     })
 }
 
-/// Cuts the WAL at the LSN and has it replayed, unless there is none.
-fn replay_to(
-    pgdata: &Path,
-    control: &mut ControlFile,
-    lsn: Option<Lsn>,
-) -> Result<(Lsn, bool), Error> {
+/// Cuts the WAL at the LSN and has it replayed, unless there is none: whether there is.
+fn replay_to(pgdata: &Path, control: &mut ControlFile, lsn: Lsn) -> Result<bool, Error> {
     let checkpoint_end = checkpoint_record::end_of(control.checkpoint());
-    let lsn = lsn.unwrap_or(checkpoint_end);
     if lsn < checkpoint_end {
         return Err(Error::BaseTooNew {
             redo: control.redo(),
@@ -97,7 +97,7 @@ fn replay_to(
         control.set_state(State::InProduction);
         write_control_file(pgdata, control)?;
     }
-    Ok((lsn, replays))
+    Ok(replays)
 }
 
 /// Gives a pageserver's backup its checkpoint record. Its LSN is in the control file.

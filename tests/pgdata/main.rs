@@ -6,6 +6,7 @@
     reason = "helpers outside of test functions belong to tests"
 )]
 
+#[allow(dead_code, reason = "other test programs use it, too")]
 mod cluster;
 
 use std::fs;
@@ -200,6 +201,23 @@ async fn a_static_compute_serves_its_lsn_and_takes_no_writes() {
     let refused = client.batch_execute("INSERT INTO numbers VALUES (0)").await;
     let refused = chain(&refused.unwrap_err());
     assert!(refused.contains("read-only transaction"), "{refused}");
+    postgres.stop().await;
+}
+
+#[tokio::test]
+async fn without_an_lsn_everything_that_is_there_is_replayed() {
+    let bench = Bench::new();
+    let history = history(&bench).await;
+    let pgdata = unpacked(&bench, &history).await;
+    let prepared = pgdata::prepare_vanilla(&pgdata, None, ComputeMode::Primary).unwrap();
+    assert!(prepared.lsn > history.lsn);
+    configure(&bench, &pgdata, ComputeMode::Primary);
+
+    let postgres = bench
+        .start(&pgdata, 2, &["synchronous_standby_names="])
+        .await;
+    assert_eq!(numbers(&postgres.connect().await).await, 1007);
+    assert_eq!(start_lsn(&postgres).await, prepared.lsn.skip_page_header());
     postgres.stop().await;
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::lsn::{Lsn, WAL_SEGMENT_SIZE, segment_file_name};
 use crate::pgdata::{Error, io_error};
+use crate::wire::wal_record::RecordDecoder;
 
 fn directory(pgdata: &Path) -> PathBuf {
     pgdata.join("pg_wal")
@@ -42,6 +43,41 @@ pub(super) fn cut(pgdata: &Path, redo: Lsn, end: Lsn, tli: u32) -> Result<(), Er
         }
     }
     remove_behind(pgdata, &segment_file_name(tli, last))
+}
+
+/// Where the log ends: behind the last whole record, reading from the record at
+/// `start` on.
+pub(super) fn end(pgdata: &Path, start: Lsn, tli: u32, pg_major: u32) -> Result<Lsn, Error> {
+    let unknown = |_| Error::Version {
+        path: pgdata.join("PG_VERSION"),
+        text: pg_major.to_string(),
+    };
+    let mut decoder = RecordDecoder::new(start, pg_major).map_err(unknown)?;
+    let mut end = start;
+    loop {
+        let position = decoder.position();
+        let path = directory(pgdata).join(position.segment_file_name(tli));
+        let segment = match fs::read(&path) {
+            Ok(segment) => segment,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(end),
+            Err(error) => return Err(io_error("read", &path)(error)),
+        };
+        let mut rest = segment
+            .get(position.segment_offset() as usize..)
+            .unwrap_or_default();
+        let is_short = (segment.len() as u64) < WAL_SEGMENT_SIZE;
+        loop {
+            match decoder.next(&mut rest) {
+                Ok(Some(record)) => end = record.next,
+                Ok(None) => break,
+                // Zeros, or what was there before: no record starts here.
+                Err(_) => return Ok(end),
+            }
+        }
+        if is_short {
+            return Ok(end);
+        }
+    }
 }
 
 /// As a hole, which costs neither time nor memory.
