@@ -22,7 +22,6 @@ mod pagestream;
 mod relations;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,17 +30,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info, info_span};
 
-pub use locations::{Location, LocationMode};
+pub use locations::{Location, LocationMode, Locations, StaleGeneration};
 
 use crate::error::{Category, Retry};
-use crate::id::TenantShardId;
 use crate::secret::Secret;
-use crate::storage::files::{self, blocking};
 use crate::storage::http_listener;
 use crate::storage::knobs::Knobs;
 use crate::storage::pgwire_server::ServerConfig;
 use crate::storage::timelines::Timelines;
-use locations::Locations;
 use metrics::Metrics;
 use node::Node;
 
@@ -51,13 +47,11 @@ const PARAMETERS: &[(&str, &str)] = &[("glowplug_storage", "on")];
 /// Default limit for waiting for WAL (a pageserver's is 300 s).
 pub const WAIT_LSN_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// What a pageserver is started with.
+/// What a pageserver is started with, beside what it shares with others.
 #[derive(Debug, Clone)]
 pub struct PageserverConfig {
     /// Its node id.
     pub id: u64,
-    /// Where it keeps its locations.
-    pub dir: PathBuf,
     /// Address of the page service; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Address of the management API and the metrics.
@@ -68,7 +62,7 @@ pub struct PageserverConfig {
     pub wait_lsn_timeout: Duration,
 }
 
-/// Why a pageserver does not start, or its locations do not change.
+/// Why a pageserver does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address cannot be listened on.
@@ -82,41 +76,18 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// Its files could not be read or written.
-    #[error("pageserver {id} cannot keep its locations")]
-    Files {
-        /// Its node id.
-        id: u64,
-        /// What happened.
-        #[source]
-        source: files::Error,
-    },
-    /// A location has a newer generation.
-    #[error("pageserver {id} refuses the location of {shard}: {problem}")]
-    Location {
-        /// Its node id.
-        id: u64,
-        /// Which shard.
-        shard: TenantShardId,
-        /// Why.
-        problem: String,
-    },
 }
 
 impl Category for Error {
     fn category(&self) -> &'static str {
         match self {
-            Self::Listen { .. } => "ListenFailed",
-            Self::Files { source, .. } => source.category(),
-            Self::Location { .. } => "Conflict",
+            Self::Listen { .. } => "AddressUnavailable",
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
             Self::Listen { .. } => Retry::Backoff,
-            Self::Files { source, .. } => source.retry(),
-            Self::Location { .. } => Retry::Never,
         }
     }
 }
@@ -135,20 +106,15 @@ impl Pageserver {
     ///
     /// # Errors
     ///
-    /// [`Error::Listen`], [`Error::Files`].
+    /// [`Error::Listen`].
     pub async fn start(
         config: PageserverConfig,
         timelines: Timelines,
+        locations: Arc<Locations>,
         knobs: Arc<Knobs>,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
         let id = config.id;
-        let dir = config.dir.clone();
-        let opened = blocking(move || {
-            files::create_dir(&dir)?;
-            Locations::open(&dir)
-        });
-        let locations = opened.await.map_err(|source| Error::Files { id, source })?;
         let (listener, pg_addr) = listen(id, config.listen).await?;
         let (http_listener, http_addr) = listen(id, config.http_listen).await?;
         let node = Arc::new(Node {
@@ -161,7 +127,7 @@ impl Pageserver {
             token: config.token,
             wait_lsn_timeout: config.wait_lsn_timeout,
             timelines,
-            locations: Arc::new(locations),
+            locations,
             metrics: Metrics::new(),
             knobs,
         });
@@ -207,26 +173,6 @@ impl Pageserver {
     /// Address of the management API and the metrics.
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
-    }
-
-    /// Sets where a shard is; `None` takes it away.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Location`], [`Error::Files`].
-    pub async fn set_location(
-        &self,
-        shard: TenantShardId,
-        location: Option<Location>,
-    ) -> Result<(), Error> {
-        let id = self.node.id;
-        let locations = self.node.locations.clone();
-        locations.set(shard, location).map_err(|error| {
-            let problem = error.to_string();
-            Error::Location { id, shard, problem }
-        })?;
-        let saved = blocking(move || locations.save()).await;
-        saved.map_err(|source| Error::Files { id, source })
     }
 
     /// Stops serving, at once, and waits until it has.

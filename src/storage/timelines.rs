@@ -178,8 +178,8 @@ impl Timelines {
         self.known().values().flatten().cloned().collect()
     }
 
-    /// Makes a timeline with an empty database cluster; does nothing if it is there
-    /// with this version.
+    /// Makes a timeline with an empty database cluster of this major version, or of
+    /// the programs at hand; does nothing if there is one.
     ///
     /// # Errors
     ///
@@ -188,11 +188,11 @@ impl Timelines {
         &self,
         tenant_id: TenantId,
         timeline_id: TimelineId,
-        pg_major: u32,
+        pg_major: Option<u32>,
     ) -> Result<Arc<Timeline>, Error> {
         let key = (tenant_id, timeline_id);
         if let Some(known) = self.reserve(key)? {
-            return if known.pg_major() == pg_major {
+            return if pg_major.is_none_or(|wanted| wanted == known.pg_major()) {
                 Ok(known)
             } else {
                 Err(Error::Conflict)
@@ -231,7 +231,7 @@ impl Timelines {
         }
     }
 
-    async fn make(&self, dir: &Path, pg_major: u32) -> Result<(), Error> {
+    async fn make(&self, dir: &Path, pg_major: Option<u32>) -> Result<(), Error> {
         let tools = &self.shared.tools;
         let making = files::making(dir);
         let scratch = {
@@ -249,8 +249,9 @@ impl Timelines {
         blocking(move || {
             let data = scratch.data();
             let found = base::pg_major(&data)?;
-            if found != pg_major {
-                let wanted = pg_major;
+            if let Some(wanted) = pg_major
+                && wanted != found
+            {
                 return Err(Error::Version {
                     bin_dir,
                     found,

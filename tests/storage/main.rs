@@ -13,3 +13,4 @@ mod node;
 mod pages;
 mod recovery;
 mod wal_source;
+mod whole;

@@ -11,7 +11,9 @@ use glowplug::pageserver::{self, BackupKind, BasebackupRequest, BasebackupStats}
 use glowplug::pgdata;
 use glowplug::spec::{ComputeMode, PageserverProtocol, ShardLocation};
 use glowplug::storage::knobs::Knobs;
-use glowplug::storage::pageserver::{Location, LocationMode, Pageserver, PageserverConfig};
+use glowplug::storage::pageserver::{
+    Location, LocationMode, Locations, Pageserver, PageserverConfig,
+};
 use glowplug::storage::timelines::{Timeline, Timelines, TimelinesConfig, WalSource};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +60,7 @@ pub(crate) fn pg_major() -> u32 {
 
 pub(crate) struct Node {
     pub(crate) pageserver: Pageserver,
+    pub(crate) locations: Arc<Locations>,
     pub(crate) knobs: Arc<Knobs>,
 }
 
@@ -71,16 +74,24 @@ impl Node {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = PageserverConfig {
             id,
-            dir: bench.path(&format!("pageserver-{id}")),
             listen: any,
             http_listen: any,
             token: None,
             wait_lsn_timeout: Duration::from_millis(500),
         };
         let knobs = Arc::new(Knobs::default());
-        let started = Pageserver::start(config, timelines.clone(), knobs.clone(), cancel).await;
+        let dir = bench.path(&format!("pageserver-{id}"));
+        let locations = Arc::new(Locations::open(&dir).unwrap());
+        let started = Pageserver::start(
+            config,
+            timelines.clone(),
+            locations.clone(),
+            knobs.clone(),
+            cancel,
+        );
         Self {
-            pageserver: started.unwrap(),
+            pageserver: started.await.unwrap(),
+            locations,
             knobs,
         }
     }
@@ -140,12 +151,10 @@ impl Fixture {
         let bench = Bench::new();
         let cancel = CancellationToken::new();
         let timelines = timelines(&bench, sources, &cancel).await;
-        let timeline = timelines
-            .create(TENANT, TIMELINE, pg_major())
-            .await
-            .unwrap();
+        let timeline = timelines.create(TENANT, TIMELINE, None).await.unwrap();
         let node = Node::start(&bench, 1, &timelines, &cancel).await;
-        node.pageserver.set_location(SHARD, ATTACHED).await.unwrap();
+        node.locations.set(SHARD, ATTACHED).unwrap();
+        node.locations.save().unwrap();
         Self {
             bench,
             timelines,

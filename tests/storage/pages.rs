@@ -36,8 +36,8 @@ async fn a_shard_that_moved_is_missed_and_counted() {
     assert!(matches!(outcome(&new).await, ProbeOutcome::Misrouted));
     assert_eq!((misrouted(old).await, misrouted(&new).await), (0, 1));
 
-    new.pageserver.set_location(SHARD, ATTACHED).await.unwrap();
-    old.pageserver.set_location(SHARD, None).await.unwrap();
+    new.locations.set(SHARD, ATTACHED).unwrap();
+    old.locations.set(SHARD, None).unwrap();
     assert!(matches!(outcome(old).await, ProbeOutcome::Misrouted));
     assert!(matches!(outcome(&new).await, ProbeOutcome::Serving { .. }));
     assert_eq!((misrouted(old).await, misrouted(&new).await), (1, 1));
@@ -60,7 +60,7 @@ async fn a_timeline_is_made_once() {
     let fixture = Fixture::new(Vec::new()).await;
     let create = |timelines: &Timelines, version| {
         let timelines = timelines.clone();
-        async move { timelines.create(TENANT, TIMELINE, version).await }
+        async move { timelines.create(TENANT, TIMELINE, Some(version)).await }
     };
     let again = create(&fixture.timelines, pg_major()).await.unwrap();
     assert_eq!(again.system_id(), fixture.timeline.system_id());

@@ -7,9 +7,10 @@
 mod location;
 mod timeline;
 
+pub(in crate::storage) use timeline::{CreateRequest, creation_error, info};
+
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
@@ -20,38 +21,7 @@ use serde_json::{Value, json};
 
 use super::node::Node;
 use crate::id::{TenantId, TenantShardId};
-use crate::secret::Secret;
-
-/// An answer that is an error: a status and a text.
-#[derive(Debug)]
-pub(in crate::storage) struct ApiError(
-    pub(in crate::storage) StatusCode,
-    pub(in crate::storage) String,
-);
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        (self.0, Json(json!({"msg": self.1}))).into_response()
-    }
-}
-
-impl ApiError {
-    pub(in crate::storage) fn not_found(what: impl std::fmt::Display) -> Self {
-        Self(StatusCode::NOT_FOUND, format!("NotFound: {what}"))
-    }
-
-    /// Upstream shows the debug form of these texts.
-    pub(in crate::storage) fn bad_request(text: &str) -> Self {
-        Self(StatusCode::BAD_REQUEST, format!("{text:?}"))
-    }
-}
-
-impl From<JsonRejection> for ApiError {
-    fn from(rejection: JsonRejection) -> Self {
-        let text = rejection.body_text();
-        Self::bad_request(&format!("Failed to parse json request: {text}"))
-    }
-}
+use crate::storage::management::{ApiError, check_token};
 
 /// All routes.
 pub(super) fn router(node: Arc<Node>) -> Router {
@@ -94,26 +64,6 @@ async fn authorize(
     Ok(next.run(request).await)
 }
 
-/// Refuses a request that does not bear the token.
-pub(in crate::storage) fn check_token(
-    token: Option<&Secret>,
-    request: &Request,
-) -> Result<(), ApiError> {
-    let Some(token) = token else {
-        return Ok(());
-    };
-    let Some(given) = request.headers().get(header::AUTHORIZATION) else {
-        let text = "Unauthorized: missing authorization header".to_owned();
-        return Err(ApiError(StatusCode::UNAUTHORIZED, text));
-    };
-    if given.as_bytes() == format!("Bearer {}", token.reveal()).as_bytes() {
-        Ok(())
-    } else {
-        let text = "Forbidden: JWT authentication error".to_owned();
-        Err(ApiError(StatusCode::FORBIDDEN, text))
-    }
-}
-
 async fn status(State(node): State<Arc<Node>>) -> Json<Value> {
     Json(json!({"id": node.id}))
 }
@@ -129,7 +79,7 @@ async fn metrics(State(node): State<Arc<Node>>) -> impl IntoResponse {
     (text_type, text)
 }
 
-fn shard_id(text: &str) -> Result<TenantShardId, ApiError> {
+pub(in crate::storage) fn shard_id(text: &str) -> Result<TenantShardId, ApiError> {
     let parsed = text.parse();
     parsed.map_err(|error: crate::id::ParseIdError| ApiError::bad_request(&error.to_string()))
 }

@@ -42,14 +42,14 @@ pub struct Location {
 /// Why a location was not changed: a pageserver's texts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Generation {wanted:08x} is less than existing {existing:08x}")]
-pub(super) struct StaleGeneration {
+pub struct StaleGeneration {
     wanted: u32,
     existing: u32,
 }
 
 /// The locations of a pageserver.
 #[derive(Debug)]
-pub(super) struct Locations {
+pub struct Locations {
     path: PathBuf,
     known: Mutex<BTreeMap<TenantShardId, Location>>,
 }
@@ -62,8 +62,13 @@ struct Entry {
 }
 
 impl Locations {
-    /// Reads what was kept in the pageserver's directory. Blocks.
-    pub(super) fn open(dir: &Path) -> Result<Self, files::Error> {
+    /// Reads what was kept in a pageserver's directory, which need not exist. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be read, or are damaged.
+    pub fn open(dir: &Path) -> Result<Self, files::Error> {
+        files::create_dir(dir)?;
         let path = dir.join(NAME);
         let entries: Vec<Entry> = match fs::read(&path) {
             Ok(document) => {
@@ -84,7 +89,11 @@ impl Locations {
 
     /// Sets a location, or removes it. Takes effect at once; [`Locations::save`] is
     /// to follow.
-    pub(super) fn set(
+    ///
+    /// # Errors
+    ///
+    /// An attachment that is older than the one that is there.
+    pub fn set(
         &self,
         shard: TenantShardId,
         location: Option<Location>,
@@ -109,7 +118,11 @@ impl Locations {
     }
 
     /// Keeps the locations. Blocks.
-    pub(super) fn save(&self) -> Result<(), files::Error> {
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn save(&self) -> Result<(), files::Error> {
         let entries: Vec<_> = self.known().iter().map(entry).collect();
         let document = serde_json::to_vec_pretty(&entries).map_err(io::Error::from);
         let document = document.map_err(files::failed("write", &self.path))?;
@@ -117,7 +130,7 @@ impl Locations {
     }
 
     /// All locations.
-    pub(super) fn all(&self) -> BTreeMap<TenantShardId, Location> {
+    pub fn all(&self) -> BTreeMap<TenantShardId, Location> {
         self.known().clone()
     }
 

@@ -9,10 +9,11 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, shard_id};
+use super::shard_id;
 use crate::error::chain;
 use crate::id::TenantShardId;
 use crate::storage::files::{self, blocking};
+use crate::storage::management::ApiError;
 use crate::storage::pageserver::locations::{Location, LocationMode};
 use crate::storage::pageserver::node::Node;
 

@@ -11,24 +11,23 @@ use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, served, shard_id};
+use super::{served, shard_id};
 use crate::error::{Category, chain};
 use crate::id::{TenantShardId, TimelineId};
 use crate::lsn::Lsn;
+use crate::storage::management::ApiError;
 use crate::storage::pageserver::node::Node;
 use crate::storage::timelines::{self, Timeline};
-
-/// Version of a timeline that does not name one.
-const DEFAULT_VERSION: u32 = 17;
 
 /// `TimelineCreateRequest`, the variant that makes a new cluster. Branches and
 /// imports are not served here.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::storage) struct CreateRequest {
-    new_timeline_id: TimelineId,
+    pub(in crate::storage) new_timeline_id: TimelineId,
+    /// Major version; that of the programs at hand if it is left out.
     #[serde(default)]
-    pg_version: Option<u32>,
+    pub(in crate::storage) pg_version: Option<u32>,
 }
 
 pub(super) async fn create(
@@ -39,10 +38,9 @@ pub(super) async fn create(
     served(&node, &shard)?;
     let shard = shard_id(&shard)?;
     let Json(request) = request?;
-    let version = request.pg_version.unwrap_or(DEFAULT_VERSION);
     let created = node
         .timelines
-        .create(shard.tenant_id, request.new_timeline_id, version)
+        .create(shard.tenant_id, request.new_timeline_id, request.pg_version)
         .await;
     let timeline = created.map_err(|error| creation_error(&error))?;
     Ok((StatusCode::CREATED, Json(info(shard, &timeline))))
