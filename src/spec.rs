@@ -26,3 +26,6 @@ pub use neon_fields::*;
 pub use owned_settings::{Allowed, OwnedSetting, owned_setting, owned_settings};
 pub use restart_settings::needs_restart;
 pub use secrets::{SecretError, Secrets, no_secrets};
+
+#[cfg(test)]
+mod tests;

@@ -184,6 +184,9 @@ const WIDEST_PATH: usize = 40;
 
 #[cfg(test)]
 mod tests {
+    use super::Reason::{
+        ImmutableFieldChanged, SecretKeyMissing, SecretNotFound, ValidationFailed,
+    };
     use super::*;
 
     fn errors() -> Errors {
@@ -231,7 +234,6 @@ mod tests {
             let error = |reason: &Reason| FieldError::new("", "", "").because(*reason);
             Errors(reasons.iter().map(error).collect()).reason()
         };
-        use Reason::{ImmutableFieldChanged, SecretKeyMissing, SecretNotFound, ValidationFailed};
         assert_eq!(of(&[SecretNotFound]), SecretNotFound);
         assert_eq!(of(&[SecretKeyMissing, SecretNotFound]), SecretKeyMissing);
         assert_eq!(of(&[SecretNotFound, ValidationFailed]), ValidationFailed);

@@ -49,8 +49,8 @@ pub fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Errors> {
 }
 
 /// The specification in Neon's JSON, what glowplug adds included. Holds its secrets.
-pub fn to_json(spec: &ComputeSpec) -> serde_json::Value {
-    serde_json::to_value(to_spec(spec)).unwrap_or_default()
+pub fn to_json(spec: &ComputeSpec) -> String {
+    serde_json::to_string_pretty(&to_spec(spec)).unwrap_or_default()
 }
 
 pub(super) fn json_error(error: serde_path_to_error::Error<serde_json::Error>) -> FieldError {

@@ -330,7 +330,7 @@ fn an_alias_bomb_is_refused_before_it_grows() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..9 {
         let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
-        bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+        bomb.extend([format!("a{level}: &a{level} [{aliases}]\n")]);
     }
     let errors = errors(&bomb).to_string();
     assert!(errors.starts_with("is not valid YAML: "), "{errors}");
