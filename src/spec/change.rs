@@ -127,7 +127,8 @@ impl Work {
 /// What it takes to get from `old` to `new`.
 ///
 /// # Errors
-/// With [`Reason::ImmutableFieldChanged`] if `new` is about another tenant or timeline.
+/// With [`Reason::ImmutableFieldChanged`] if `new` is about another tenant or timeline, or
+/// asks for another major version.
 pub fn between(old: &ComputeSpec, new: &ComputeSpec) -> Result<Work, Errors> {
     let mut work = Work::default();
     let mut refused = Vec::new();
@@ -151,6 +152,10 @@ pub fn between(old: &ComputeSpec, new: &ComputeSpec) -> Result<Work, Errors> {
             Effect::Live | Effect::Logged => {}
         }
     }
+    let versions = (old.postgres.version, new.postgres.version);
+    if matches!(versions, (Some(old), Some(new)) if old != new) {
+        refused.push(immutable("postgres.version"));
+    }
     // Postgres gets the token from its environment.
     if neon && old.storage_token != new.storage_token {
         work.restart.push("storage.tokenSecretRef".to_owned());
@@ -165,7 +170,7 @@ fn immutable(field: &str) -> FieldError {
     FieldError::new(
         format!("spec.{field}"),
         "has changed",
-        "a compute keeps its tenant and timeline: make another one",
+        "a compute keeps its tenant, timeline and major version: make another one",
     )
     .because(Reason::ImmutableFieldChanged)
 }

@@ -66,12 +66,8 @@ pub(super) fn json_error(error: serde_path_to_error::Error<serde_json::Error>) -
     };
     // The unexpected value that serde prints could be a secret at the wrong place.
     let is_secret = ["password", "token"].iter().any(|word| path.contains(word));
-    let problem = if is_secret {
-        format!(
-            "is not text, at line {} column {}",
-            error.line(),
-            error.column()
-        )
+    let problem = if is_secret && error.is_data() {
+        "is not text".to_owned()
     } else {
         error.to_string()
     };
