@@ -36,6 +36,7 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 pub(crate) struct Postgres {
     directory: TempDir,
     server: Child,
+    settings: Vec<String>,
 }
 
 impl Postgres {
@@ -53,23 +54,35 @@ impl Postgres {
         }
         let data = directory.path().join("data");
         copy(&template(), &data);
-        let log = fs::File::create(directory.path().join("log")).unwrap();
-        let mut command = as_server_user(&bin_dir().join("postgres"));
-        command.arg("-D").arg(&data).arg("-k").arg(directory.path());
-        for (name, value) in [
+        let defaults = [
             ("listen_addresses", ""),
             ("fsync", "off"),
             ("shared_buffers", "16MB"),
-        ]
-        .iter()
-        .chain(settings)
-        {
-            command.arg("-c").arg(format!("{name}={value}"));
-        }
-        let server = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let mut postgres = Self { directory, server };
+        ];
+        let all = defaults.iter().chain(settings);
+        let settings: Vec<_> = all.map(|(name, value)| format!("{name}={value}")).collect();
+        let mut postgres = Self {
+            server: launch(directory.path(), &settings),
+            directory,
+            settings,
+        };
         postgres.wait_until_ready().await;
         postgres
+    }
+
+    /// Stops it as `pg_ctl stop -m fast` does.
+    pub(crate) async fn shut_down(&mut self) {
+        let pid = i32::try_from(self.server.id()).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
+        while self.server.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Starts it again after [`Postgres::shut_down`].
+    pub(crate) async fn start_again(&mut self) {
+        self.server = launch(self.directory.path(), &self.settings);
+        self.wait_until_ready().await;
     }
 
     async fn wait_until_ready(&mut self) {
@@ -164,6 +177,17 @@ fn server_user() -> Option<User> {
     })
 }
 
+fn launch(directory: &Path, settings: &[String]) -> Child {
+    let log = fs::File::create(directory.join("log")).unwrap();
+    let mut command = as_server_user(&bin_dir().join("postgres"));
+    let data = directory.join("data");
+    command.arg("-D").arg(data).arg("-k").arg(directory);
+    for setting in settings {
+        command.arg("-c").arg(setting);
+    }
+    command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
 /// The server dies with the thread of its test, however that ends.
 fn as_server_user(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
@@ -184,7 +208,7 @@ fn copy(from: &Path, to: &Path) {
 
 /// A cluster that nobody has started yet. Made once for all tests: `initdb` takes a
 /// second, a copy next to nothing.
-fn template() -> PathBuf {
+pub(crate) fn template() -> PathBuf {
     let bin_dir = bin_dir();
     let name = bin_dir.to_string_lossy().replace('/', "-");
     let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cluster{name}"));
