@@ -10,6 +10,7 @@
 mod events;
 mod harness;
 mod manifest;
+mod rules;
 mod status;
 
 use k8s_openapi::api::core::v1::ConfigMap;
