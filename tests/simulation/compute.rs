@@ -1,14 +1,29 @@
-//! A compute: it syncs, copies the log, and writes on, until it dies or is fenced.
+//! A compute: it syncs, takes the log for its own, and writes on, until it dies or
+//! is fenced. Then it starts anew, as somebody else.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use glowplug::lsn::Lsn;
 use glowplug::safekeeper::proposer::{
     Endpoints, Failure, Mode, Proposer, ProposerConfig, Slot, Source, Synced, Timing,
 };
 
-use super::wal::Log;
+use crate::node::{PG_VERSION, TENANT, TIMELINE};
+use crate::wal::Log;
+
+/// As in earnest, but for how long it takes: a run should see much in little time.
+const TIMING: Timing = Timing {
+    reconnect_first: Duration::from_millis(5),
+    reconnect_cap: Duration::from_millis(50),
+    silence_limit: Duration::from_millis(300),
+    heartbeat: Duration::from_millis(60),
+    commit_notice: Duration::from_millis(2),
+    straggler_grace: Duration::from_millis(100),
+    election_first: Duration::from_millis(10),
+    election_cap: Duration::from_millis(100),
+    elections: 8,
+};
 
 /// WAL being read back for a safekeeper that lags.
 #[derive(Debug, Clone)]
@@ -19,63 +34,58 @@ pub(crate) struct Fetch {
 }
 
 pub(crate) struct Compute {
-    /// Grows with each life.
+    /// Who it is: each life of a compute is another proposer.
     pub(crate) life: u64,
     pub(crate) proposer: Proposer,
-    pub(crate) streams: bool,
+    /// Its connection to each safekeeper.
     pub(crate) connections: BTreeMap<Slot, u64>,
     pub(crate) fetches: BTreeMap<Slot, Fetch>,
-    pub(crate) log: Log,
+    /// The log of its postgres; `None` while it syncs.
+    pub(crate) log: Option<Log>,
+    pub(crate) records: u64,
     pub(crate) finished: Option<Result<Synced, Failure>>,
-    /// What others had acknowledged when it was started.
-    pub(crate) acknowledged_before: Lsn,
-    /// Up to where its log was compared with what everybody has acknowledged.
-    pub(crate) compared_lsn: Lsn,
-    /// What it has acknowledged.
-    pub(crate) acknowledged_lsn: Lsn,
+    /// What was committed when it was started.
+    pub(crate) committed_before: Lsn,
+    /// What it was last seen to have committed.
+    pub(crate) committed: Lsn,
+    /// When it is to be woken.
+    pub(crate) wakes_at: Option<u64>,
 }
 
 impl Compute {
-    pub(crate) fn syncing(life: u64, nodes: usize, now: Instant, start: Lsn) -> Self {
-        Self::new(life, nodes, now, Mode::Sync, Log::new(start, Vec::new()))
+    /// One that syncs.
+    pub(crate) fn syncing(life: u64, endpoints: Endpoints, now: Instant) -> Self {
+        Self::new(life, endpoints, now, Mode::Sync, None)
     }
 
-    pub(crate) fn streaming(life: u64, nodes: usize, now: Instant, log: Log) -> Self {
+    /// One that writes on behind this log.
+    pub(crate) fn streaming(life: u64, endpoints: Endpoints, now: Instant, log: Log) -> Self {
         let start_lsn = log.end();
-        Self::new(life, nodes, now, Mode::Stream { start_lsn }, log)
+        Self::new(life, endpoints, now, Mode::Stream { start_lsn }, Some(log))
     }
 
-    fn new(life: u64, nodes: usize, now: Instant, mode: Mode, log: Log) -> Self {
-        let streams = matches!(mode, Mode::Stream { .. });
+    fn new(life: u64, endpoints: Endpoints, now: Instant, mode: Mode, log: Option<Log>) -> Self {
         let config = ProposerConfig {
-            tenant_id: super::tenant(),
-            timeline_id: super::timeline(),
-            pg_version: 150_018,
+            tenant_id: TENANT,
+            timeline_id: TIMELINE,
+            pg_version: PG_VERSION,
             system_id: 0,
             mode,
-            timing: if streams {
-                Timing::STREAM
-            } else {
-                Timing::SYNC
-            },
+            timing: TIMING,
             // Small, so that laggards must be helped from elsewhere.
-            window_limit: 20_000,
-        };
-        let list = Endpoints {
-            endpoints: (0..nodes).map(|index| format!("node-{index}")).collect(),
-            generation: None,
+            window_limit: 3000,
         };
         Self {
             life,
-            proposer: Proposer::new(config, list, now, life).unwrap(),
-            streams,
+            proposer: Proposer::new(config, endpoints, now, life).unwrap(),
             connections: BTreeMap::new(),
             fetches: BTreeMap::new(),
-            acknowledged_before: Lsn::INVALID,
-            compared_lsn: log.start,
-            acknowledged_lsn: log.end(),
             log,
+            records: 0,
             finished: None,
+            committed_before: Lsn::INVALID,
+            committed: Lsn::INVALID,
+            wakes_at: None,
         }
     }
 }

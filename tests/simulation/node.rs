@@ -1,145 +1,279 @@
-//! A safekeeper: the acceptor, and a disk that forgets what was not synced.
+//! A safekeeper: the acceptor, and a disk that may forget what was not synced.
 
-use glowplug::lsn::Lsn;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use glowplug::id::{TenantId, TimelineId};
+use glowplug::lsn::{Lsn, WAL_SEGMENT_SIZE};
 use glowplug::storage::acceptor::{Acceptor, ControlState, Effect, ServerInfo};
-use glowplug::wire::safekeeper::{AcceptorMessage, HotStandbyFeedback, ProposerMessage};
+use glowplug::wire::safekeeper::{
+    AcceptorMessage, HotStandbyFeedback, Member, Membership, ProposerMessage,
+};
 use glowplug::wire::wal_record::RecordDecoder;
 
-/// What survives a crash.
-struct Disk {
-    control: ControlState,
+use crate::bug::Bug;
+use crate::random::Random;
+use crate::statistics::Statistics;
+use crate::wal::PG_MAJOR;
+
+pub(crate) const TENANT: TenantId = TenantId([1; 16]);
+pub(crate) const TIMELINE: TimelineId = TimelineId([2; 16]);
+pub(crate) const PG_VERSION: u32 = PG_MAJOR * 10_000 + 20;
+
+/// How the timeline came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Creation {
+    /// By the first greeting.
+    Implicit,
+    /// By its storage, without membership.
+    Explicit,
+    /// By its storage, with a membership of all nodes.
+    WithMembership,
+}
+
+/// What survives a crash, but for the ranges that were not synced.
+pub(crate) struct Disk {
+    pub(crate) control: ControlState,
     start: Lsn,
     wal: Vec<u8>,
-    synced: usize,
+    unsynced: Vec<Range<usize>>,
 }
 
 pub(crate) struct Node {
-    disk: Disk,
-    id: u64,
+    pub(crate) id: u64,
+    pub(crate) disk: Disk,
     /// `None` while it is down.
     pub(crate) acceptor: Option<Acceptor>,
     /// Connections that wait for the answer to an append.
-    pub(crate) unanswered: Vec<u64>,
+    pub(crate) unanswered: BTreeSet<u64>,
+    bug: Option<Bug>,
+    /// Up to where the oracle has compared its log with what the terms wrote.
+    pub(crate) compared_until: Lsn,
+    /// Up to where it surely holds what was committed.
+    pub(crate) agreed_until: Lsn,
 }
 
 impl Node {
-    pub(crate) fn new(id: u64, start: Lsn) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        start: Lsn,
+        count: u64,
+        creation: Creation,
+        bug: Option<Bug>,
+    ) -> Self {
         let server = ServerInfo {
-            pg_version: 150_018,
-            system_id: 1,
-            wal_segment_size: 16 << 20,
+            pg_version: PG_VERSION,
+            system_id: 7,
+            wal_segment_size: WAL_SEGMENT_SIZE as u32,
         };
-        let control = ControlState::explicit(
-            super::tenant(),
-            super::timeline(),
-            glowplug::wire::safekeeper::Membership::default(),
-            server,
-            start,
-        );
-        let disk = Disk {
-            control: control.unwrap(),
-            start,
-            wal: Vec::new(),
-            synced: 0,
+        let membership = match creation {
+            Creation::WithMembership => membership(count),
+            Creation::Implicit | Creation::Explicit => Membership::default(),
         };
+        let start_lsn = match creation {
+            Creation::Implicit => Lsn::INVALID,
+            Creation::Explicit | Creation::WithMembership => start,
+        };
+        let control = ControlState::explicit(TENANT, TIMELINE, membership, server, start_lsn);
         let mut node = Self {
-            disk,
             id,
+            disk: Disk {
+                control: control.unwrap(),
+                start,
+                wal: Vec::new(),
+                unsynced: Vec::new(),
+            },
             acceptor: None,
-            unanswered: Vec::new(),
+            unanswered: BTreeSet::new(),
+            bug,
+            compared_until: start,
+            agreed_until: start,
         };
         node.start();
         node
     }
 
     pub(crate) fn start(&mut self) {
-        let disk = &self.disk;
-        let flush_lsn = if disk.wal.is_empty() {
-            Lsn::INVALID
-        } else {
-            disk.find_end()
-        };
-        self.acceptor = Some(Acceptor::load(self.id, disk.control.clone(), flush_lsn));
+        if self.acceptor.is_none() {
+            let flush_lsn = self.disk.find_end();
+            let control = self.disk.control.clone();
+            self.acceptor = Some(Acceptor::load(self.id, control, flush_lsn));
+        }
     }
 
-    /// Of what was not synced, this fraction happens to be there afterwards.
-    pub(crate) fn crash(&mut self, kept: f64) {
-        let unsynced = self.disk.wal.len() - self.disk.synced.min(self.disk.wal.len());
-        let kept = (unsynced as f64 * kept) as usize;
-        self.disk.wal.truncate(self.disk.synced + kept);
-        self.disk.synced = self.disk.wal.len();
+    /// The machine goes down. Each piece that was written and not synced may be
+    /// there afterwards, or not.
+    pub(crate) fn crash(&mut self, random: &mut Random, statistics: &mut Statistics) {
+        for range in std::mem::take(&mut self.disk.unsynced) {
+            let end = range.end.min(self.disk.wal.len());
+            if range.start < end && random.one_in(2) {
+                self.disk.wal[range.start..end].fill(0);
+                statistics.count("unsynced wal lost");
+            }
+        }
         self.acceptor = None;
         self.unanswered.clear();
+        self.compared_until = self.disk.start;
+        self.agreed_until = self.disk.start;
     }
 
     /// Takes a message. The answers, and whether the connection lives on.
-    pub(crate) fn handle(&mut self, message: ProposerMessage) -> (Vec<AcceptorMessage>, bool) {
+    pub(crate) fn handle(
+        &mut self,
+        mut message: ProposerMessage,
+        statistics: &mut Statistics,
+    ) -> (Vec<AcceptorMessage>, bool) {
         let Some(acceptor) = &mut self.acceptor else {
             return (Vec::new(), false);
         };
+        match &mut message {
+            ProposerMessage::AppendRequest(append)
+                if self.bug == Some(Bug::IgnoresTermInAppend) =>
+            {
+                append.term = acceptor.term();
+            }
+            _ => {}
+        }
+        let asked_term = match &message {
+            ProposerMessage::VoteRequest(request) => Some(request.term),
+            _ => None,
+        };
         let mut effects = Vec::new();
         let accepted = acceptor.handle(message, &mut effects).is_ok();
-        (self.disk.perform(effects), accepted)
+        let mut replies = self.perform(effects, statistics);
+        for reply in &mut replies {
+            if let AcceptorMessage::VoteResponse(vote) = reply {
+                let again = asked_term == Some(vote.term);
+                vote.vote_given |= again && self.bug == Some(Bug::VotesTwice);
+                if !vote.vote_given {
+                    statistics.count("vote refused");
+                }
+            }
+        }
+        (replies, accepted)
     }
 
-    /// Syncs, and answers the appends so far.
-    pub(crate) fn answer(&mut self) -> Option<AcceptorMessage> {
+    /// Syncs; the answer to all appends so far.
+    pub(crate) fn sync(&mut self, statistics: &mut Statistics) -> Option<AcceptorMessage> {
         let acceptor = self.acceptor.as_mut()?;
         let mut effects = Vec::new();
         acceptor.sync(&mut effects);
-        self.disk.perform(effects);
         let response = acceptor.append_response(HotStandbyFeedback::default());
+        self.perform(effects, statistics);
         Some(AcceptorMessage::AppendResponse(response))
     }
 
-    /// WAL up to `until`, if it is there in this term.
-    pub(crate) fn read(&self, from: Lsn, until: Lsn, term: u64) -> Option<Vec<u8>> {
-        let acceptor = self.acceptor.as_ref()?;
-        if acceptor.term() != term || acceptor.flush_lsn() < until {
-            return None;
-        }
-        Some(self.copy(from, until))
-    }
-
-    /// WAL up to `until`. What was cut off at a rounded position reads as zeros.
-    pub(crate) fn copy(&self, from: Lsn, until: Lsn) -> Vec<u8> {
-        let at = |lsn: Lsn| lsn.bytes_since(self.disk.start) as usize;
-        let mut wal = self.disk.wal.clone();
-        wal.resize(wal.len().max(at(until)), 0);
-        wal[at(from)..at(until)].to_vec()
-    }
-}
-
-impl Disk {
-    fn perform(&mut self, effects: Vec<Effect>) -> Vec<AcceptorMessage> {
+    fn perform(
+        &mut self,
+        effects: Vec<Effect>,
+        statistics: &mut Statistics,
+    ) -> Vec<AcceptorMessage> {
         let mut replies = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Persist(control) => self.control = *control,
-                Effect::InitializeWal { start } => assert_eq!(start, self.start),
+                Effect::Persist(mut control) => {
+                    if self.bug == Some(Bug::ForgetsTerm) {
+                        control.term = self.disk.control.term;
+                    }
+                    self.disk.control = *control;
+                }
+                Effect::InitializeWal { start } => assert_eq!(start, self.disk.start),
                 Effect::TruncateWal { end } => {
-                    self.wal.resize(end.bytes_since(self.start) as usize, 0);
-                    self.synced = self.wal.len();
+                    if self.bug != Some(Bug::SkipsTruncation) && self.disk.truncate(end) {
+                        statistics.count("truncated");
+                    }
+                    self.compared_until = self.compared_until.min(end);
+                    self.agreed_until = self.agreed_until.min(end);
                 }
                 Effect::WriteWal { at, wal } => {
-                    assert_eq!(at.bytes_since(self.start) as usize, self.wal.len());
-                    self.wal.extend_from_slice(&wal);
+                    self.disk.write(at, &wal);
+                    self.compared_until = self.compared_until.min(at);
+                    self.agreed_until = self.agreed_until.min(at);
                 }
-                Effect::SyncWal => self.synced = self.wal.len(),
+                Effect::SyncWal if self.bug == Some(Bug::SkipsSync) => {}
+                Effect::SyncWal => self.disk.unsynced.clear(),
                 Effect::Reply(message) => replies.push(message),
             }
         }
         replies
     }
 
+    /// WAL for a safekeeper that lags, if it is here under this term.
+    pub(crate) fn read(&self, from: Lsn, until: Lsn, term: u64) -> Option<Vec<u8>> {
+        let acceptor = self.acceptor.as_ref()?;
+        let there = acceptor.term() == term && acceptor.flush_lsn() >= until;
+        there.then(|| self.disk.copy(from, until))
+    }
+}
+
+impl Disk {
+    fn offset(&self, lsn: Lsn) -> usize {
+        lsn.bytes_since(self.start) as usize
+    }
+
+    /// Cuts; tells whether something was cut off.
+    fn truncate(&mut self, end: Lsn) -> bool {
+        let end = self.offset(end);
+        let cut = self.wal.len() > end;
+        self.wal.resize(end, 0);
+        self.unsynced.clear();
+        cut
+    }
+
+    fn write(&mut self, at: Lsn, wal: &[u8]) {
+        let start = self.offset(at);
+        let end = start + wal.len();
+        if self.wal.len() < end {
+            self.wal.resize(end, 0);
+        }
+        self.wal[start..end].copy_from_slice(wal);
+        self.unsynced.push(start..end);
+    }
+
+    /// WAL between two positions; what was never written reads as zeros.
+    pub(crate) fn copy(&self, from: Lsn, until: Lsn) -> Vec<u8> {
+        let (from, until) = (self.offset(from), self.offset(until));
+        let mut wal = self.wal[from.min(self.wal.len())..until.min(self.wal.len())].to_vec();
+        wal.resize(until - from, 0);
+        wal
+    }
+
+    /// The same if everything were lost that may be lost.
+    pub(crate) fn durable_copy(&self, from: Lsn, until: Lsn) -> Vec<u8> {
+        let mut wal = self.copy(from, until);
+        let base = self.offset(from);
+        for range in &self.unsynced {
+            let start = range.start.saturating_sub(base).min(wal.len());
+            let end = range.end.saturating_sub(base).min(wal.len());
+            wal[start..end].fill(0);
+        }
+        wal
+    }
+
     fn find_end(&self) -> Lsn {
         let from = self.control.scan_from();
-        let mut decoder = RecordDecoder::new(from, 15).unwrap();
-        let mut input = &self.wal[from.bytes_since(self.start) as usize..];
+        if !from.is_valid() {
+            return from;
+        }
+        let mut decoder = RecordDecoder::new(from, PG_MAJOR).unwrap();
+        let mut input = &self.wal[self.offset(from).min(self.wal.len())..];
         let mut end = from;
         while let Ok(Some(record)) = decoder.next(&mut input) {
             end = record.next;
         }
         end
+    }
+}
+
+fn membership(count: u64) -> Membership {
+    let member = |node_id| Member {
+        node_id,
+        host: format!("node-{node_id}"),
+        pg_port: 5454,
+    };
+    Membership {
+        generation: 1,
+        members: (1..=count).map(member).collect(),
+        new_members: Vec::new(),
     }
 }

@@ -1,10 +1,16 @@
 //! A log of valid records on valid pages, made up as it goes.
 
-use glowplug::lsn::{Lsn, WAL_PAGE_SIZE, WAL_SEGMENT_SIZE};
+use glowplug::lsn::{Lsn, WAL_PAGE_SIZE};
 use glowplug::wire::wal_page::{FIRST_IS_CONTRECORD, PageHeader, page_magic};
 
-/// The log of one compute, from the start of the timeline on.
-#[derive(Debug, Clone)]
+/// The major version whose WAL this is.
+pub(crate) const PG_MAJOR: u32 = 15;
+/// `XLOG_NOOP`.
+const NOOP: u8 = 0x20;
+const SYSTEM_ID: u64 = 7;
+
+/// A log from the start of the timeline on.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Log {
     pub(crate) start: Lsn,
     pub(crate) bytes: Vec<u8>,
@@ -19,38 +25,38 @@ impl Log {
         Lsn(self.start.0 + self.bytes.len() as u64)
     }
 
+    /// The bytes between two positions; what is behind the end is left out.
     pub(crate) fn read(&self, from: Lsn, until: Lsn) -> &[u8] {
-        &self.bytes[from.bytes_since(self.start) as usize..until.bytes_since(self.start) as usize]
+        let at = |lsn: Lsn| (lsn.bytes_since(self.start) as usize).min(self.bytes.len());
+        &self.bytes[at(from)..at(until).max(at(from))]
     }
 
-    /// Appends one record that says who wrote it.
-    pub(crate) fn append(&mut self, writer: u64, size: usize) {
-        let mut data = writer.to_le_bytes().repeat(size / 8 + 1);
-        data.truncate(size.max(8));
-        let total = (24 + data.len()) as u32;
-        let mut header = Vec::new();
-        header.extend_from_slice(&total.to_le_bytes());
-        header.extend_from_slice(&0_u32.to_le_bytes());
-        header.extend_from_slice(&0_u64.to_le_bytes());
-        // An XLOG_NOOP of the log's own resource manager.
-        header.extend_from_slice(&[0x20, 0, 0, 0]);
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&data), &header);
-        header.extend_from_slice(&crc.to_le_bytes());
-        header.extend_from_slice(&data);
-        self.put(&header);
-        while !self.end().0.is_multiple_of(8) {
-            self.bytes.push(0);
-        }
+    /// Appends a record that tells its writer; writers that continue the same log
+    /// with records of the same size end them at the same places.
+    pub(crate) fn append(&mut self, writer: u64, serial: u64, size: usize) {
+        let mut data = [writer.to_le_bytes(), serial.to_le_bytes()].concat();
+        data.resize(size.max(16), writer as u8);
+        let mut record = Vec::with_capacity(24 + data.len());
+        record.extend_from_slice(&(24 + data.len() as u32).to_le_bytes());
+        record.extend_from_slice(&[0; 12]); // xid, previous record
+        record.extend_from_slice(&[NOOP, 0, 0, 0]);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&data), &record);
+        record.extend_from_slice(&crc.to_le_bytes());
+        record.extend_from_slice(&data);
+        self.put(&record);
+        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
     }
 
     fn put(&mut self, mut record: &[u8]) {
         let mut begun = false;
         while !record.is_empty() {
-            if self.end().0.is_multiple_of(WAL_PAGE_SIZE) {
+            let offset = self.end().0 % WAL_PAGE_SIZE;
+            if offset == 0 {
                 self.put_page_header(if begun { record.len() as u32 } else { 0 });
+                continue;
             }
-            let room = WAL_PAGE_SIZE - self.end().0 % WAL_PAGE_SIZE;
-            let (now, later) = record.split_at(record.len().min(room as usize));
+            let room = (WAL_PAGE_SIZE - offset) as usize;
+            let (now, later) = record.split_at(record.len().min(room));
             self.bytes.extend_from_slice(now);
             record = later;
             begun = true;
@@ -59,7 +65,7 @@ impl Log {
 
     fn put_page_header(&mut self, remaining_len: u32) {
         let header = PageHeader {
-            magic: page_magic(15).unwrap(),
+            magic: page_magic(PG_MAJOR).unwrap(),
             info: if remaining_len > 0 {
                 FIRST_IS_CONTRECORD
             } else {
@@ -69,10 +75,30 @@ impl Log {
             address: self.end(),
             remaining_len,
         };
-        if self.end().0.is_multiple_of(WAL_SEGMENT_SIZE) {
-            header.encode_long(1, &mut self.bytes);
+        if self.end().segment_offset() == 0 {
+            header.encode_long(SYSTEM_ID, &mut self.bytes);
         } else {
             header.encode(&mut self.bytes);
         }
     }
+}
+
+#[test]
+fn the_log_is_what_the_decoder_takes_for_wal() {
+    use glowplug::wire::wal_record::RecordDecoder;
+
+    let start = Lsn(0xFF_F000 + 0x100);
+    let mut log = Log::new(start, Vec::new());
+    let mut ends = Vec::new();
+    for (serial, size) in [16, 40, 5000, 20_000, 8, 17].into_iter().enumerate() {
+        log.append(1, serial as u64, size);
+        ends.push(log.end());
+    }
+    let mut decoder = RecordDecoder::new(start, PG_MAJOR).unwrap();
+    let mut input = &log.bytes[..];
+    let mut found = Vec::new();
+    while let Some(record) = decoder.next(&mut input).unwrap() {
+        found.push(record.next);
+    }
+    assert_eq!(found, ends);
 }

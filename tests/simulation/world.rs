@@ -2,187 +2,230 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use glowplug::lsn::Lsn;
-use glowplug::safekeeper::proposer::{Failure, Input, Loss, LossKind, Output, Slot, Source};
-use glowplug::storage::acceptor::Acceptor;
-use glowplug::wire::safekeeper::{AcceptorMessage, ProposerMessage};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use bytes::{Bytes, BytesMut};
+use glowplug::lsn::{Lsn, WAL_PAGE_SIZE, WAL_SEGMENT_SIZE};
+use glowplug::safekeeper::proposer::{
+    Endpoints, Failure, Input, Loss, LossKind, Output, Slot, Source, Synced,
+};
+use glowplug::wire::safekeeper::{AcceptorMessage, ProposerMessage, ProtocolVersion};
 
-use super::compute::{Compute, Fetch};
-use super::node::Node;
-use super::wal::Log;
+use crate::bug::Bug;
+use crate::compute::{Compute, Fetch};
+use crate::network::{Ends, Network, Parcel};
+use crate::node::{Creation, Node};
+use crate::oracle::{Oracle, Verdict};
+use crate::random::Random;
+use crate::statistics::Statistics;
 
-const START: Lsn = Lsn(0x00FF_8000 + 0x100);
-const COMPUTES: usize = 2;
+/// How long faults happen, in microseconds.
+const FAULTY: Range<u64> = 200_000..1_200_000;
+/// How long everything may take to be well again, in microseconds.
+const HEALING: u64 = 20_000_000;
+/// Most WAL that a compute writes ahead of what is committed, in bytes.
+const UNCOMMITTED: u64 = 8000;
 
-type Life = (usize, u64);
-
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Event {
-    ToNode(u64, ProposerMessage),
-    ToCompute(u64, AcceptorMessage),
-    /// The compute learns that a connection is gone.
-    Broken(u64),
-    Answer(usize),
-    Tick(Life),
-    /// A connection that had no room has some.
-    Room(Life),
-    FetchNext(Life, Slot),
-    Write(Life),
+    /// Something arrives on a connection.
+    AtNode(u64),
+    AtCompute(u64),
+    /// A connection breaks, as one side sees it.
+    BrokenAtCompute(u64),
+    BrokenAtNode(u64),
+    /// A safekeeper syncs, and answers.
+    Sync(usize),
+    Wake(usize, u64),
+    Write(usize, u64),
+    Fetch(usize, u64, Slot),
     StartCompute(usize),
     StartNode(usize),
     Fault,
 }
 
-struct Connection {
-    compute: Life,
-    slot: Slot,
-    node: usize,
-    open: bool,
-    /// Messages of one direction do not overtake each other.
-    last: [u64; 2],
-}
-
 pub(crate) struct World {
-    random: StdRng,
+    random: Random,
+    traced: bool,
+    bug: Option<Bug>,
     epoch: Instant,
-    /// Microseconds.
+    /// Microseconds since the start.
     now: u64,
     sequence: u64,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     events: BTreeMap<u64, Event>,
+    network: Network,
     nodes: Vec<Node>,
     computes: Vec<Option<Compute>>,
+    endpoints: Endpoints,
+    /// Messages pass through the codec of this version, or not at all.
+    version: Option<ProtocolVersion>,
+    start: Lsn,
     lives: u64,
-    connections: BTreeMap<u64, Connection>,
-    next_connection: u64,
-    faults: bool,
-    writes: bool,
-    /// Everything that was ever acknowledged, from the start of the timeline on.
-    pub(crate) committed: Vec<u8>,
-    pub(crate) statistics: BTreeMap<&'static str, usize>,
+    faulty: bool,
+    oracle: Oracle,
+    statistics: Statistics,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
+    pub(crate) fn new(seed: u64, bug: Option<Bug>, traced: bool) -> Self {
+        let mut random = Random::new(seed);
+        let count = random.pick(&[3, 3, 3, 4, 5, 2]).unwrap_or(3);
+        let computes = random.within(1..4) as usize;
+        let creation = [
+            Creation::Implicit,
+            Creation::Explicit,
+            Creation::WithMembership,
+        ];
+        let creation = random.pick(&creation).unwrap_or(Creation::Implicit);
+        // Just before a page, just before a segment, or in the middle of a page.
+        let start = random.pick(&[
+            WAL_PAGE_SIZE - 64,
+            WAL_SEGMENT_SIZE - 2048,
+            3 * WAL_PAGE_SIZE + 504,
+        ]);
+        let start = Lsn(WAL_SEGMENT_SIZE + start.unwrap_or(0));
+        let version = match random.within(0..4) {
+            0 => Some(ProtocolVersion::V3),
+            1 if creation != Creation::WithMembership => Some(ProtocolVersion::V2),
+            _ => None,
+        };
+        let nodes = (1..=count).map(|id| Node::new(id, start, count, creation, bug));
         let mut world = Self {
-            random: StdRng::seed_from_u64(seed),
+            traced,
+            bug,
             epoch: Instant::now(),
             now: 0,
             sequence: 0,
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
-            nodes: (1..=nodes as u64).map(|id| Node::new(id, START)).collect(),
-            computes: (0..COMPUTES).map(|_| None).collect(),
+            network: Network::default(),
+            nodes: nodes.collect(),
+            computes: (0..computes).map(|_| None).collect(),
+            endpoints: Endpoints {
+                endpoints: (0..count).map(|index| format!("node-{index}")).collect(),
+                generation: (creation == Creation::WithMembership).then_some(1),
+            },
+            version,
+            start,
             lives: 0,
-            connections: BTreeMap::new(),
-            next_connection: 0,
-            faults: true,
-            writes: true,
-            committed: Vec::new(),
-            statistics: BTreeMap::new(),
+            faulty: true,
+            oracle: Oracle::new(start, count as usize),
+            statistics: Statistics::default(),
+            random,
         };
-        for index in 0..COMPUTES {
-            world.after(index as u64 * 3_000_000, Event::StartCompute(index));
+        for index in 0..computes {
+            let delay = world.random.within(0..200_000) * index as u64;
+            world.after(delay, Event::StartCompute(index));
         }
-        world.after(100_000, Event::Fault);
+        world.after(50_000, Event::Fault);
         world
     }
 
-    /// Runs for this long.
-    pub(crate) fn run(&mut self, duration: Duration) {
-        let end = self.now + duration.as_micros() as u64;
-        while let Some(Reverse((time, sequence))) = self.queue.peek().copied() {
-            if time > end {
-                break;
-            }
-            self.queue.pop();
-            self.now = time;
-            let event = self.events.remove(&sequence).unwrap();
-            self.happen(event);
+    /// Runs to the end: a time of faults, then one without.
+    pub(crate) fn run(mut self) -> Result<Statistics, String> {
+        let until = self.random.within(FAULTY);
+        self.run_until(until, |_| false)?;
+        self.heal();
+        let before = self.oracle.committed_end();
+        let healed = |world: &Self| {
+            let end = world.oracle.committed_end();
+            end > before && world.nodes.iter().all(|node| Oracle::holds(node, before))
+        };
+        self.run_until(self.now + HEALING, healed)?;
+        if !healed(&self) {
+            return Err(format!(
+                "nothing more is committed, or not everywhere, though nothing fails\n{}",
+                self.describe()
+            ));
         }
-        self.now = end;
+        Ok(self.statistics)
     }
 
-    /// No faults any more, all nodes up, and one compute alone.
-    pub(crate) fn heal(&mut self) {
-        self.faults = false;
-        for node in &mut self.nodes {
-            if node.acceptor.is_none() {
-                node.start();
+    fn run_until(&mut self, end: u64, done: impl Fn(&Self) -> bool) -> Verdict {
+        while !done(self) {
+            match self.queue.peek() {
+                Some(Reverse((time, _))) if *time <= end => {}
+                _ => break,
             }
+            let Some(Reverse((time, sequence))) = self.queue.pop() else {
+                break;
+            };
+            self.now = self.now.max(time);
+            let Some(event) = self.events.remove(&sequence) else {
+                continue;
+            };
+            self.happen(event)
+                .and_then(|()| self.oracle.check(&mut self.nodes))
+                .map_err(|violation| format!("{violation}\n{}", self.describe()))?;
         }
-        for index in 1..COMPUTES {
+        Ok(())
+    }
+
+    /// No faults any more, all safekeepers up, and one compute alone.
+    fn heal(&mut self) {
+        self.trace(|| "the faults end".to_owned());
+        self.faulty = false;
+        self.network.unite();
+        for node in &mut self.nodes {
+            node.start();
+        }
+        for index in 1..self.computes.len() {
             self.kill(index);
         }
-        if self.computes[0].is_none() {
-            self.after(0, Event::StartCompute(0));
+        self.after(0, Event::StartCompute(0));
+    }
+
+    fn trace(&self, what: impl FnOnce() -> String) {
+        if self.traced {
+            let (seconds, micros) = (self.now / 1_000_000, self.now % 1_000_000);
+            eprintln!("{seconds}.{micros:06} {}", what());
         }
     }
 
-    /// Who is how far, for a failure.
-    pub(crate) fn describe(&self) -> String {
-        let computes = self.computes.iter().flatten().map(|compute| {
-            let proposer = &compute.proposer;
-            let peers: Vec<_> = proposer
-                .peers()
-                .map(|peer| format!("\n  {peer:?}"))
-                .collect();
-            format!(
-                "compute {}: streams {}, term {:?}, commit {}, wal {}, log {}, fetches {:?}{}",
+    /// Who is how far, for whoever looks into a failure.
+    fn describe(&self) -> String {
+        let mut lines = vec![format!(
+            "at {} µs, committed {}",
+            self.now,
+            self.oracle.committed_end()
+        )];
+        for compute in self.computes.iter().flatten() {
+            lines.push(format!(
+                "proposer {}: streams {}, term {:?}, commit {}, read {}, fetches {:?}",
                 compute.life,
-                compute.streams,
-                proposer.leading_term(),
-                proposer.commit_lsn(),
-                proposer.wal_position(),
-                compute.log.end(),
+                compute.log.is_some(),
+                compute.proposer.leading_term(),
+                compute.proposer.commit_lsn(),
+                compute.proposer.wal_position(),
                 compute.fetches,
-                peers.concat(),
-            )
-        });
-        let up = self.nodes.iter().filter_map(|node| node.acceptor.as_ref());
-        let nodes = up.map(|acceptor| {
-            format!(
-                "node {}: term {}, flush {}, write {}, commit {}, history {:?}",
-                acceptor.node_id(),
-                acceptor.term(),
-                acceptor.flush_lsn(),
-                acceptor.write_lsn(),
-                acceptor.commit_lsn(),
-                acceptor.log_history(),
-            )
-        });
-        computes.chain(nodes).collect::<Vec<_>>().join("\n")
-    }
-
-    /// Nobody writes any more.
-    pub(crate) fn rest(&mut self) {
-        self.writes = false;
-    }
-
-    /// Whether all nodes hold what was acknowledged.
-    pub(crate) fn everywhere(&self) -> bool {
-        let end = Lsn(START.0 + self.committed.len() as u64);
-        self.nodes.iter().all(|node| {
-            let flushed = node.acceptor.as_ref().map(Acceptor::flush_lsn);
-            flushed.is_some_and(|lsn| lsn >= end) && node.copy(START, end) == self.committed
-        })
-    }
-
-    fn count(&mut self, what: &'static str) {
-        *self.statistics.entry(what).or_default() += 1;
+            ));
+            lines.extend(compute.proposer.peers().map(|peer| format!("  {peer:?}")));
+        }
+        for node in &self.nodes {
+            lines.push(match &node.acceptor {
+                Some(acceptor) => format!(
+                    "safekeeper {}: term {}, flush {}, write {}, commit {}, history {:?}",
+                    node.id,
+                    acceptor.term(),
+                    acceptor.flush_lsn(),
+                    acceptor.write_lsn(),
+                    acceptor.commit_lsn(),
+                    acceptor.control().term_history,
+                ),
+                None => format!("safekeeper {}: down", node.id),
+            });
+        }
+        lines.join("\n")
     }
 
     fn instant(&self) -> Instant {
         self.epoch + Duration::from_micros(self.now)
     }
 
-    fn after(&mut self, micros: u64, event: Event) {
-        self.at(self.now + micros, event);
+    fn after(&mut self, delay: u64, event: Event) {
+        self.at(self.now + delay, event);
     }
 
     fn at(&mut self, time: u64, event: Event) {
@@ -191,87 +234,119 @@ impl World {
         self.queue.push(Reverse((time, self.sequence)));
     }
 
-    fn happen(&mut self, event: Event) {
+    fn happen(&mut self, event: Event) -> Verdict {
         match event {
-            Event::ToNode(connection, message) => self.arrive_at_node(connection, message),
-            Event::ToCompute(connection, message) => self.arrive_at_compute(connection, message),
-            Event::Broken(connection) => self.notice(connection),
-            Event::Answer(node) => self.answer(node),
-            Event::Tick(life) => {
-                if let Some(compute) = self.compute(life) {
-                    let due = compute.proposer.deadline();
-                    let now = self.instant();
-                    if due.is_some_and(|due| due <= now) {
-                        self.input(life, Input::Deadline);
-                    }
-                }
+            Event::AtNode(id) => {
+                self.arrive_at_node(id);
+                Ok(())
             }
-            Event::Room(life) => self.pump(life),
-            Event::FetchNext(life, slot) => self.fetch(life, slot),
-            Event::Write(life) => self.write(life),
+            Event::AtCompute(id) => self.arrive_at_compute(id),
+            Event::BrokenAtCompute(id) => self.end_at_compute(id),
+            Event::BrokenAtNode(id) => {
+                self.network.close_node(id);
+                Ok(())
+            }
+            Event::Sync(node) => {
+                self.sync(node);
+                Ok(())
+            }
+            Event::Wake(index, life) => self.wake(index, life),
+            Event::Write(index, life) => self.write(index, life),
+            Event::Fetch(index, life, slot) => self.fetch(index, life, slot),
             Event::StartCompute(index) => self.start_compute(index),
             Event::StartNode(node) => {
-                if self.nodes[node].acceptor.is_none() {
-                    self.nodes[node].start();
-                }
+                self.nodes[node].start();
+                Ok(())
             }
-            Event::Fault => self.fault(),
+            Event::Fault => {
+                self.fault();
+                Ok(())
+            }
         }
     }
+}
 
-    fn compute(&mut self, life: Life) -> Option<&mut Compute> {
-        let compute = self.computes[life.0].as_mut();
-        compute.filter(|compute| compute.life == life.1)
+/// Computes.
+impl World {
+    fn compute(&mut self, index: usize, life: u64) -> Option<&mut Compute> {
+        let compute = self.computes[index].as_mut();
+        compute.filter(|compute| compute.life == life)
     }
 
-    fn input(&mut self, life: Life, input: Input) {
+    fn input(&mut self, index: usize, life: u64, input: Input) -> Verdict {
         let now = self.instant();
-        let Some(compute) = self.compute(life) else {
-            return;
-        };
-        compute.proposer.handle(now, input);
-        self.pump(life);
-    }
-
-    /// Carries out what the proposer wants, and sends what it has to say.
-    fn pump(&mut self, life: Life) {
-        let now = self.instant();
-        while let Some(output) = self.compute(life).and_then(|c| c.proposer.poll_output()) {
-            self.perform(life, output);
+        if let Some(compute) = self.compute(index, life) {
+            compute.proposer.handle(now, input);
         }
-        let Some(compute) = self.compute(life) else {
-            return;
-        };
-        let connections: Vec<_> = compute.connections.iter().map(|(s, c)| (*s, *c)).collect();
-        for (slot, connection) in connections {
-            // Now and then a connection has no room, and is asked again later.
-            if self.random.random_ratio(1, 10) {
-                self.after(500, Event::Room(life));
-                continue;
+        self.pump(index, life)
+    }
+
+    /// Carries out what the proposer wants, hands in WAL, sends what it has to say.
+    fn pump(&mut self, index: usize, life: u64) -> Verdict {
+        let now = self.instant();
+        loop {
+            while let Some(output) = self
+                .compute(index, life)
+                .and_then(|compute| compute.proposer.poll_output())
+            {
+                self.perform(index, life, output)?;
             }
+            if !self.feed(index, life) {
+                break;
+            }
+        }
+        let Some(compute) = self.compute(index, life) else {
+            return Ok(());
+        };
+        for (slot, id) in compute.connections.clone() {
             while let Some(message) = self
-                .compute(life)
+                .compute(index, life)
                 .and_then(|compute| compute.proposer.poll_message(now, slot))
             {
-                self.send(connection, 0, |connection| {
-                    Event::ToNode(connection, message)
-                });
+                self.send_to_node(index, life, id, message)?;
             }
         }
-        self.feed(life);
-        self.acknowledge(life);
-        self.end_of_life(life);
-        if let Some(due) = self
-            .compute(life)
-            .and_then(|compute| compute.proposer.deadline())
-        {
-            let due = due.saturating_duration_since(self.epoch).as_micros() as u64 + 1;
-            let due = due.max(self.now + 1);
-            self.at(due, Event::Tick(life));
+        self.note_commit(index, life)?;
+        self.note_end(index, life)?;
+        self.wake_when_due(index, life);
+        Ok(())
+    }
+
+    fn wake_when_due(&mut self, index: usize, life: u64) {
+        let (epoch, now) = (self.epoch, self.now);
+        let Some(compute) = self.compute(index, life) else {
+            return;
+        };
+        let Some(deadline) = compute.proposer.deadline() else {
+            return;
+        };
+        let due = deadline.saturating_duration_since(epoch).as_micros() as u64 + 1;
+        let due = due.max(now + 1);
+        if compute.wakes_at.is_none_or(|at| at > due || at <= now) {
+            compute.wakes_at = Some(due);
+            self.at(due, Event::Wake(index, life));
         }
     }
 
-    fn perform(&mut self, life: Life, output: Output) {
+    fn wake(&mut self, index: usize, life: u64) -> Verdict {
+        let now = self.instant();
+        let Some(compute) = self.compute(index, life) else {
+            return Ok(());
+        };
+        compute.wakes_at = None;
+        if compute
+            .proposer
+            .deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            return self.input(index, life, Input::Deadline);
+        }
+        self.wake_when_due(index, life);
+        Ok(())
+    }
+
+    fn perform(&mut self, index: usize, life: u64, output: Output) -> Verdict {
+        self.trace(|| format!("proposer {life}: {output:?}"));
         match output {
             Output::Connect {
                 slot,
@@ -279,25 +354,24 @@ impl World {
                 greeting,
                 ..
             } => {
-                let node = endpoint.trim_start_matches("node-").parse().unwrap();
-                let id = self.next_connection;
-                self.next_connection += 1;
-                let connection = Connection {
-                    compute: life,
+                let id = self.network.connect(Ends {
+                    compute: index,
+                    life,
                     slot,
-                    node,
-                    open: true,
-                    last: [0; 2],
-                };
-                self.connections.insert(id, connection);
-                self.compute(life).unwrap().connections.insert(slot, id);
+                    node: node_of(&endpoint),
+                });
+                if let Some(compute) = self.compute(index, life) {
+                    compute.connections.insert(slot, id);
+                }
                 let greeting = ProposerMessage::Greeting(*greeting);
-                self.send(id, 0, |id| Event::ToNode(id, greeting));
+                self.send_to_node(index, life, id, greeting)?;
             }
             Output::Disconnect(slot) => {
-                let id = self.compute(life).unwrap().connections.remove(&slot);
+                let id = self
+                    .compute(index, life)
+                    .and_then(|c| c.connections.remove(&slot));
                 if let Some(id) = id {
-                    self.connections.remove(&id);
+                    self.hang_up(id);
                 }
             }
             Output::Fetch {
@@ -306,363 +380,467 @@ impl World {
                 until,
                 source,
             } => {
-                self.count("fetch");
+                self.statistics.count(match source {
+                    Source::Donor { .. } => "fetched from donor",
+                    Source::Local => "fetched locally",
+                });
                 let fetch = Fetch {
                     position: from,
                     until,
                     source,
                 };
-                self.compute(life).unwrap().fetches.insert(slot, fetch);
-                self.after(500, Event::FetchNext(life, slot));
+                if let Some(compute) = self.compute(index, life) {
+                    compute.fetches.insert(slot, fetch);
+                }
+                let delay = self.delay();
+                self.after(delay, Event::Fetch(index, life, slot));
             }
             Output::StopFetch(slot) => {
-                self.compute(life).unwrap().fetches.remove(&slot);
+                if let Some(compute) = self.compute(index, life) {
+                    compute.fetches.remove(&slot);
+                }
             }
-            Output::Elected { .. } => self.count("elected"),
-            Output::Finished(result) => self.compute(life).unwrap().finished = Some(result),
+            Output::Elected {
+                term,
+                term_start_lsn,
+            } => {
+                self.statistics.count("elected");
+                self.oracle.elected(term, life, term_start_lsn)?;
+            }
+            Output::Finished(result) => {
+                if let Some(compute) = self.compute(index, life) {
+                    compute.finished = Some(result);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands in WAL of the local postgres, in a piece that ends anywhere; false if
+    /// there is none, or no room for it.
+    fn feed(&mut self, index: usize, life: u64) -> bool {
+        let now = self.instant();
+        let size = self.random.within(1..1500);
+        let Some(compute) = self.compute(index, life) else {
+            return false;
+        };
+        let Some(log) = &compute.log else {
+            return false;
+        };
+        let start_lsn = compute.proposer.wal_position();
+        let end = log.end().min(Lsn(start_lsn.0 + size));
+        if end <= start_lsn || !compute.proposer.wants_wal() {
+            return false;
+        }
+        let wal = Bytes::copy_from_slice(log.read(start_lsn, end));
+        compute.proposer.handle(now, Input::Wal { start_lsn, wal });
+        compute.proposer.wal_position() > start_lsn
+    }
+
+    /// Postgres writes a record.
+    fn write(&mut self, index: usize, life: u64) -> Verdict {
+        let size = match self.random.within(0..20) {
+            0 => self.random.within(1000..9000),
+            1..4 => self.random.within(16..300),
+            // Mostly of one size, so that different writers' records end alike.
+            _ => 40,
+        };
+        let delay = self.random.within(200..8000);
+        let compute = self.computes[index].as_mut();
+        let Some(compute) = compute.filter(|compute| compute.life == life) else {
+            return Ok(());
+        };
+        if let Some(log) = &mut compute.log
+            && log.end().bytes_since(compute.committed.max(log.start)) < UNCOMMITTED
+        {
+            compute.records += 1;
+            log.append(life, compute.records, size as usize);
+            self.oracle.write(life, log);
+        }
+        self.after(delay, Event::Write(index, life));
+        self.pump(index, life)
+    }
+
+    fn note_commit(&mut self, index: usize, life: u64) -> Verdict {
+        let minority = self.bug == Some(Bug::CommitsWithMinority);
+        let Some(compute) = self.compute(index, life) else {
+            return Ok(());
+        };
+        let Some(term) = compute.proposer.leading_term() else {
+            return Ok(());
+        };
+        let mut commit_lsn = compute.proposer.commit_lsn();
+        if minority {
+            commit_lsn = minority_commit(compute).max(commit_lsn);
+        }
+        if commit_lsn <= compute.committed {
+            return Ok(());
+        }
+        compute.committed = commit_lsn;
+        self.trace(|| format!("proposer {life}: committed {commit_lsn}"));
+        self.statistics.count("committed");
+        self.oracle.commit(term, commit_lsn)
+    }
+
+    fn note_end(&mut self, index: usize, life: u64) -> Verdict {
+        let Some(compute) = self.compute(index, life) else {
+            return Ok(());
+        };
+        let before = compute.committed_before;
+        match compute.finished.take() {
+            None => Ok(()),
+            Some(Ok(synced)) => self.take_over(index, before, synced),
+            Some(Err(failure)) => {
+                self.statistics.count(match failure {
+                    Failure::NewerTerm { .. } => "fenced",
+                    Failure::Diverged { .. } => "diverged",
+                    Failure::Contended { .. } => "contended",
+                    other => return Err(format!("proposer {life} gives up: {other}")),
+                });
+                let pause = self.random.within(1000..300_000);
+                self.kill(index);
+                self.after(pause, Event::StartCompute(index));
+                Ok(())
+            }
         }
     }
 
-    fn send(&mut self, id: u64, direction: usize, event: impl FnOnce(u64) -> Event) {
-        let delay = if self.random.random_ratio(1, 50) {
-            self.random.random_range(1000..200_000)
+    /// A sync has ended: postgres starts from there.
+    fn take_over(&mut self, index: usize, before: Lsn, synced: Synced) -> Verdict {
+        let kind = if synced.by_votes_alone {
+            "synced by votes"
         } else {
-            self.random.random_range(50..1500)
+            "synced in full"
         };
-        let now = self.now;
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return;
+        self.statistics.count(kind);
+        let is_new = !synced.commit_lsn.is_valid();
+        let end = if is_new {
+            self.start
+        } else {
+            synced.commit_lsn
         };
-        let time = (now + delay).max(connection.last[direction]);
-        connection.last[direction] = time;
-        self.at(time, event(id));
+        if end < before {
+            return Err(format!(
+                "a sync ends at {end}, although {before} was committed before it"
+            ));
+        }
+        let Some(log) = self.oracle.committed_until(end) else {
+            return Err(format!("a sync ends at {end}, which is not committed"));
+        };
+        self.kill(index);
+        self.lives += 1;
+        let life = self.lives;
+        self.oracle.write(life, &log);
+        let compute = Compute::streaming(life, self.endpoints.clone(), self.instant(), log);
+        self.computes[index] = Some(compute);
+        self.after(500, Event::Write(index, life));
+        self.pump(index, life)
     }
 
-    fn arrive_at_node(&mut self, id: u64, message: ProposerMessage) {
-        let Some(node) = self.connections.get(&id).filter(|c| c.open).map(|c| c.node) else {
+    fn start_compute(&mut self, index: usize) -> Verdict {
+        if self.computes[index].is_some() || (index > 0 && !self.faulty) {
+            return Ok(());
+        }
+        self.lives += 1;
+        let life = self.lives;
+        let mut compute = Compute::syncing(life, self.endpoints.clone(), self.instant());
+        compute.committed_before = self.oracle.committed_end();
+        self.computes[index] = Some(compute);
+        self.pump(index, life)
+    }
+
+    /// What it has sent may still arrive.
+    fn kill(&mut self, index: usize) {
+        if let Some(compute) = self.computes[index].take() {
+            for id in compute.connections.into_values() {
+                self.hang_up(id);
+            }
+        }
+    }
+}
+
+/// What a single safekeeper has, under a term that was won.
+fn minority_commit(compute: &Compute) -> Lsn {
+    let flushed = compute.proposer.peers().map(|peer| peer.flush_lsn);
+    flushed.max().unwrap_or_default()
+}
+
+fn node_of(endpoint: &str) -> usize {
+    endpoint.trim_start_matches("node-").parse().unwrap()
+}
+
+/// The network.
+impl World {
+    fn delay(&mut self) -> u64 {
+        if self.faulty && self.random.one_in(40) {
+            self.random.within(1000..30_000)
+        } else {
+            self.random.within(30..600)
+        }
+    }
+
+    fn send_to_node(
+        &mut self,
+        index: usize,
+        life: u64,
+        id: u64,
+        mut message: ProposerMessage,
+    ) -> Verdict {
+        if let ProposerMessage::Elected(elected) = &message {
+            self.oracle.told(elected.term, &elected.term_history)?;
+        }
+        if let ProposerMessage::AppendRequest(append) = &mut message
+            && self.bug == Some(Bug::CommitsWithMinority)
+            && let Some(compute) = self.compute(index, life)
+        {
+            append.commit_lsn = minority_commit(compute).max(append.commit_lsn);
+        }
+        if let Some(version) = self.version {
+            let mut body = BytesMut::new();
+            message.encode(version, &mut body);
+            message = ProposerMessage::decode(version, body.freeze()).unwrap();
+        }
+        self.network.push_to_node(id, Parcel::Message(message));
+        let delay = self.delay();
+        self.after(delay, Event::AtNode(id));
+        Ok(())
+    }
+
+    fn send_to_compute(&mut self, id: u64, mut message: AcceptorMessage) {
+        if let Some(version) = self.version {
+            let mut body = BytesMut::new();
+            message.encode(version, &mut body);
+            message = AcceptorMessage::decode(version, body.freeze()).unwrap();
+        }
+        self.network.push_to_compute(id, Parcel::Message(message));
+        let delay = self.delay();
+        self.after(delay, Event::AtCompute(id));
+    }
+
+    fn arrive_at_node(&mut self, id: u64) {
+        let Some(ends) = self.network.at_node(id) else {
             return;
         };
+        if let Some(until) = self.network.parted_until(ends, self.now) {
+            return self.at(until, Event::AtNode(id));
+        }
+        let node = ends.node;
+        let message = match self.network.receive_at_node(id) {
+            Some(Parcel::Message(message)) => message,
+            Some(Parcel::End) => return self.network.close_node(id),
+            None => return,
+        };
+        self.trace(|| format!("safekeeper {} on {id}: {message:?}", node + 1));
+        if self.nodes[node].acceptor.is_none() {
+            return self.refuse(id);
+        }
         let is_append = matches!(message, ProposerMessage::AppendRequest(_));
-        let (replies, lives) = self.nodes[node].handle(message);
-        let answered = !replies.is_empty();
+        let (replies, lives) = self.nodes[node].handle(message, &mut self.statistics);
         for reply in replies {
-            self.send(id, 1, |id| Event::ToCompute(id, reply));
+            self.send_to_compute(id, reply);
         }
         if !lives {
-            self.count("not accepted");
-            self.break_connection(id);
-        } else if is_append && !answered {
-            self.nodes[node].unanswered.push(id);
-            let delay = self.random.random_range(0..3000);
-            self.after(delay, Event::Answer(node));
+            return self.refuse(id);
+        }
+        if is_append {
+            if self.nodes[node].unanswered.is_empty() {
+                let delay = if self.random.one_in(30) {
+                    self.random.within(1000..40_000)
+                } else {
+                    self.random.within(20..1500)
+                };
+                self.after(delay, Event::Sync(node));
+            }
+            self.nodes[node].unanswered.insert(id);
         }
     }
 
-    fn answer(&mut self, node: usize) {
+    fn sync(&mut self, node: usize) {
         let waiting = std::mem::take(&mut self.nodes[node].unanswered);
-        if waiting.is_empty() {
-            return;
-        }
-        let Some(response) = self.nodes[node].answer() else {
-            return;
-        };
-        for id in waiting {
-            let response = response.clone();
-            if self.connections.get(&id).is_some_and(|c| c.open) {
-                self.send(id, 1, |id| Event::ToCompute(id, response));
+        if let Some(response) = self.nodes[node].sync(&mut self.statistics) {
+            for id in waiting {
+                self.send_to_compute(id, response.clone());
             }
         }
     }
 
-    fn arrive_at_compute(&mut self, id: u64, message: AcceptorMessage) {
-        // Answers that were on their way when a connection broke may still arrive.
-        if let Some(connection) = self.connections.get(&id) {
-            let (life, slot) = (connection.compute, connection.slot);
-            self.input(life, Input::Received(slot, message));
-        }
+    /// The safekeeper ends a connection; the compute learns it behind what was sent.
+    fn refuse(&mut self, id: u64) {
+        self.network.push_to_compute(id, Parcel::End);
+        self.network.close_node(id);
+        let delay = self.delay();
+        self.after(delay, Event::AtCompute(id));
     }
 
-    /// From now on nothing gets through; the compute notices later.
-    fn break_connection(&mut self, id: u64) {
-        if let Some(connection) = self.connections.get_mut(&id)
-            && connection.open
-        {
-            connection.open = false;
-            self.send(id, 1, Event::Broken);
-        }
+    /// The compute ends a connection; the safekeeper learns it behind what was sent.
+    fn hang_up(&mut self, id: u64) {
+        self.network.push_to_node(id, Parcel::End);
+        self.network.close_compute(id);
+        let delay = self.delay();
+        self.after(delay, Event::AtNode(id));
     }
 
-    fn notice(&mut self, id: u64) {
-        let Some(connection) = self.connections.remove(&id) else {
-            return;
+    fn arrive_at_compute(&mut self, id: u64) -> Verdict {
+        let Some(ends) = self.network.at_compute(id) else {
+            return Ok(());
         };
-        let (life, slot) = (connection.compute, connection.slot);
-        if let Some(compute) = self.compute(life)
-            && compute.connections.get(&slot) == Some(&id)
-        {
-            compute.connections.remove(&slot);
-            let loss = Loss::new(LossKind::Unreachable, "broken");
-            self.input(life, Input::Lost(slot, loss));
+        if let Some(until) = self.network.parted_until(ends, self.now) {
+            self.at(until, Event::AtCompute(id));
+            return Ok(());
+        }
+        match self.network.receive_at_compute(id) {
+            Some(Parcel::Message(message)) => {
+                self.trace(|| format!("proposer {} on {id}: {message:?}", ends.life));
+                self.input(ends.compute, ends.life, Input::Received(ends.slot, message))
+            }
+            Some(Parcel::End) => self.end_at_compute(id),
+            None => Ok(()),
         }
     }
 
-    fn fetch(&mut self, life: Life, slot: Slot) {
-        let size = self.random.random_range(1..9000);
-        let fails = self.faults && self.random.random_ratio(1, 20);
-        let Some(compute) = self.compute(life) else {
-            return;
+    fn end_at_compute(&mut self, id: u64) -> Verdict {
+        let Some(ends) = self.network.at_compute(id) else {
+            return Ok(());
         };
-        let Some(fetch) = compute.fetches.get_mut(&slot) else {
-            return;
+        self.network.close_compute(id);
+        if let Some(compute) = self.compute(ends.compute, ends.life) {
+            compute.connections.remove(&ends.slot);
+        }
+        let loss = Loss::new(LossKind::Unreachable, "the connection has ended");
+        self.input(ends.compute, ends.life, Input::Lost(ends.slot, loss))
+    }
+
+    /// WAL is read back for a safekeeper that lags, piece by piece.
+    fn fetch(&mut self, index: usize, life: u64, slot: Slot) -> Verdict {
+        let size = self.random.within(1..4000);
+        let fails = self.faulty && self.random.one_in(20);
+        let delay = self.delay();
+        let now = self.now;
+        let Some(compute) = self.compute(index, life) else {
+            return Ok(());
+        };
+        let Some(fetch) = compute.fetches.get(&slot).cloned() else {
+            return Ok(());
         };
         if !compute.proposer.wants_fetched(slot) {
-            self.after(1000, Event::FetchNext(life, slot));
-            return;
+            self.after(delay + 1000, Event::Fetch(index, life, slot));
+            return Ok(());
         }
-        let from = fetch.position;
-        let end = Lsn(fetch.until.0.min(from.0 + size));
-        let wal = match fetch.source.clone() {
-            Source::Local if end <= compute.log.end() => Some(compute.log.read(from, end).to_vec()),
-            Source::Local => None,
+        let start_lsn = fetch.position;
+        let end = fetch.until.min(Lsn(start_lsn.0 + size));
+        let wal = match &fetch.source {
+            Source::Local => {
+                let log = compute.log.as_ref().filter(|log| log.end() >= end);
+                log.map(|log| log.read(start_lsn, end).to_vec())
+            }
             Source::Donor { endpoint, term } => {
-                let node: usize = endpoint.trim_start_matches("node-").parse().unwrap();
-                self.nodes[node].read(from, end, term)
+                let node = node_of(endpoint);
+                let ends = Ends {
+                    compute: index,
+                    life,
+                    slot,
+                    node,
+                };
+                let parted = self.network.parted_until(ends, now).is_some();
+                let wal = self.nodes[node].read(start_lsn, end, *term);
+                wal.filter(|_| !parted)
             }
         };
-        let compute = self.compute(life).unwrap();
+        let Some(compute) = self.compute(index, life) else {
+            return Ok(());
+        };
         let input = if let Some(wal) = wal.filter(|_| !fails) {
-            compute.fetches.get_mut(&slot).unwrap().position = end;
-            self.after(200, Event::FetchNext(life, slot));
+            if let Some(fetch) = compute.fetches.get_mut(&slot) {
+                fetch.position = end;
+            }
+            self.after(delay, Event::Fetch(index, life, slot));
+            let wal = Bytes::from(wal);
             Input::Fetched {
                 slot,
-                start_lsn: from,
-                wal: Bytes::from(wal),
+                start_lsn,
+                wal,
             }
         } else {
             compute.fetches.remove(&slot);
-            let message = "not there".to_owned();
+            let message = "it is not there".to_owned();
             Input::FetchFailed { slot, message }
         };
-        self.input(life, input);
+        self.input(index, life, input)
     }
+}
 
-    /// The relay reads the log of its postgres, in pieces that end anywhere.
-    fn feed(&mut self, life: Life) {
-        loop {
-            let size = self.random.random_range(1..5000);
-            let now = self.instant();
-            let Some(compute) = self.compute(life).filter(|compute| compute.streams) else {
-                return;
-            };
-            if !compute.proposer.wants_wal() {
-                return;
-            }
-            let from = compute.proposer.wal_position();
-            let end = Lsn(compute.log.end().0.min(from.0 + size));
-            if end <= from {
-                return;
-            }
-            let wal = Bytes::copy_from_slice(compute.log.read(from, end));
-            let input = Input::Wal {
-                start_lsn: from,
-                wal,
-            };
-            compute.proposer.handle(now, input);
-            // What it has to say is sent when the next thing happens, or right now.
-            let slots: Vec<_> = self
-                .compute(life)
-                .unwrap()
-                .connections
-                .clone()
-                .into_iter()
-                .collect();
-            for (slot, connection) in slots {
-                while let Some(message) = self
-                    .compute(life)
-                    .and_then(|compute| compute.proposer.poll_message(now, slot))
-                {
-                    self.send(connection, 0, |id| Event::ToNode(id, message));
-                }
-            }
-        }
-    }
-
-    fn write(&mut self, life: Life) {
-        let size = if self.random.random_ratio(1, 20) {
-            self.random.random_range(5000..60_000)
-        } else {
-            self.random.random_range(8..600)
-        };
-        let delay = self.random.random_range(500..20_000);
-        let writes = self.writes;
-        let Some(compute) = self.compute(life) else {
-            return;
-        };
-        if !writes {
-            return;
-        }
-        // Commits wait for their turn: only so much is ever unacknowledged.
-        if compute.log.end().bytes_since(compute.acknowledged_lsn) < 200_000 {
-            compute.log.append(life.1, size);
-        }
-        self.after(delay, Event::Write(life));
-        self.pump(life);
-    }
-
-    /// What the compute may acknowledge now must continue everything acknowledged
-    /// before, by whomever.
-    fn acknowledge(&mut self, life: Life) {
-        let Some(compute) = self.compute(life).filter(|compute| compute.streams) else {
-            return;
-        };
-        let commit_lsn = compute.proposer.commit_lsn().min(compute.log.end());
-        if commit_lsn <= compute.acknowledged_lsn {
-            return;
-        }
-        compute.acknowledged_lsn = commit_lsn;
-        let from = compute.compared_lsn;
-        compute.compared_lsn = commit_lsn;
-        let acknowledged = compute.log.read(from, commit_lsn).to_vec();
-        let before = &self.committed[from.bytes_since(START) as usize..];
-        // An answer that was long on its way may tell an older compute of a commit
-        // that a newer one has built on.
-        let common = acknowledged.len().min(before.len());
-        assert_eq!(
-            acknowledged[..common],
-            before[..common],
-            "two computes acknowledged different WAL"
-        );
-        self.committed.extend_from_slice(&acknowledged[common..]);
-        self.count("acknowledged");
-    }
-
-    fn start_compute(&mut self, index: usize) {
-        if self.computes[index].is_some() || (index > 0 && !self.faults) {
-            return;
-        }
-        self.lives += 1;
-        let life = (index, self.lives);
-        let nodes = self.nodes.len();
-        let mut compute = Compute::syncing(life.1, nodes, self.instant(), START);
-        compute.acknowledged_before = Lsn(START.0 + self.committed.len() as u64);
-        self.computes[index] = Some(compute);
-        self.pump(life);
-    }
-
-    fn end_of_life(&mut self, life: Life) {
-        let Some(compute) = self.compute(life) else {
-            return;
-        };
-        let Some(result) = compute.finished.clone() else {
-            return;
-        };
-        match result {
-            Ok(synced) => {
-                // A rival that is elected after this sync may have acknowledged more;
-                // the stream that follows will find that out.
-                let floor = compute.acknowledged_before;
-                assert!(
-                    synced.commit_lsn >= floor,
-                    "a sync missed acknowledged WAL: {synced:?} is before {floor}\n{}",
-                    self.describe()
-                );
-                self.count("synced");
-                match self.basebackup(synced.commit_lsn) {
-                    Some(log) => self.stream(life, log),
-                    None => self.restart_later(life.0, 50_000),
-                }
-            }
-            Err(failure) => {
-                match failure {
-                    Failure::NewerTerm { .. } => self.count("fenced"),
-                    Failure::Diverged { .. } => self.count("diverged"),
-                    Failure::Contended { .. } => self.count("contended"),
-                    other => panic!("{other}"),
-                }
-                let pause = self.random.random_range(100_000..4_000_000);
-                self.restart_later(life.0, pause);
-            }
-        }
-    }
-
-    /// The log up to `lsn`, from the node that is furthest: a pageserver has what
-    /// the last term's donor has.
-    fn basebackup(&self, lsn: Lsn) -> Option<Log> {
-        let up = self
-            .nodes
-            .iter()
-            .filter_map(|node| Some((node, node.acceptor.as_ref()?)));
-        let (node, _) = up
-            .filter(|(_, acceptor)| acceptor.flush_lsn() >= lsn)
-            .max_by_key(|(_, acceptor)| (acceptor.last_log_term(), acceptor.flush_lsn()))?;
-        Some(Log::new(START, node.copy(START, lsn)))
-    }
-
-    fn stream(&mut self, life: Life, log: Log) {
-        self.kill(life.0);
-        self.lives += 1;
-        let next = (life.0, self.lives);
-        let nodes = self.nodes.len();
-        let compute = Compute::streaming(next.1, nodes, self.instant(), log);
-        self.computes[life.0] = Some(compute);
-        self.after(1000, Event::Write(next));
-        self.pump(next);
-    }
-
-    fn restart_later(&mut self, index: usize, pause: u64) {
-        self.kill(index);
-        self.after(pause, Event::StartCompute(index));
-    }
-
-    fn kill(&mut self, index: usize) {
-        if let Some(compute) = self.computes[index].take() {
-            // What it has sent may still arrive.
-            for id in compute.connections.values() {
-                self.break_later(*id);
-            }
-        }
-    }
-
-    fn break_later(&mut self, id: u64) {
-        let delay = self.random.random_range(0..50_000);
-        self.after(delay, Event::Broken(id));
-    }
-
+/// Faults.
+impl World {
     fn fault(&mut self) {
-        if !self.faults {
+        if !self.faulty {
             return;
         }
-        let delay = self.random.random_range(5_000..400_000);
+        let delay = self.random.within(2000..60_000);
         self.after(delay, Event::Fault);
-        match self.random.random_range(0..10) {
-            0..=5 => {
-                let open: Vec<_> = self.connections.keys().copied().collect();
-                if !open.is_empty() {
-                    let index = self.random.random_range(0..open.len());
-                    self.break_connection(open[index]);
-                }
+        match self.random.within(0..12) {
+            0..5 => self.break_connection(),
+            5..8 => self.crash_node(),
+            8..10 => self.part(),
+            _ => self.crash_compute(),
+        }
+    }
+
+    fn break_connection(&mut self) {
+        let open = self.network.ids(|c| c.compute_open);
+        if let Some(id) = self.random.pick(&open) {
+            self.statistics.count("connection broken");
+            self.cut(id);
+        }
+    }
+
+    /// Ends a connection without either side's will. What is on its way may arrive.
+    fn cut(&mut self, id: u64) {
+        let delays = [self.random.within(1..20_000), self.random.within(1..20_000)];
+        self.after(delays[0], Event::BrokenAtCompute(id));
+        self.after(delays[1], Event::BrokenAtNode(id));
+    }
+
+    fn crash_node(&mut self) {
+        let node = self.random.within(0..self.nodes.len() as u64) as usize;
+        if self.nodes[node].acceptor.is_none() {
+            return;
+        }
+        self.trace(|| format!("safekeeper {} crashes", node + 1));
+        self.statistics.count("node crashed");
+        self.nodes[node].crash(&mut self.random, &mut self.statistics);
+        // Its computes may learn it at once, or only by its silence.
+        let silent = self.random.one_in(4);
+        for id in self.network.ids(|c| c.ends.node == node) {
+            self.network.close_node(id);
+            if !silent {
+                let delay = self.random.within(1..2000);
+                self.after(delay, Event::BrokenAtCompute(id));
             }
-            6..=8 => {
-                let node = self.random.random_range(0..self.nodes.len());
-                if self.nodes[node].acceptor.is_some() {
-                    self.count("node crashed");
-                    let kept = self.random.random_range(0.0..=1.0);
-                    self.nodes[node].crash(kept);
-                    let downtime = self.random.random_range(1_000..2_000_000);
-                    self.after(downtime, Event::StartNode(node));
-                    let of_node = self.connections.iter().filter(|(_, c)| c.node == node);
-                    let broken: Vec<_> = of_node.map(|(id, _)| *id).collect();
-                    for id in broken {
-                        self.break_connection(id);
-                    }
-                }
-            }
-            _ => {
-                let index = self.random.random_range(0..COMPUTES);
-                if self.computes[index].is_some() {
-                    self.count("compute crashed");
-                    let pause = self.random.random_range(1_000..1_000_000);
-                    self.restart_later(index, pause);
+        }
+        let down = self.random.within(500..150_000);
+        self.after(down, Event::StartNode(node));
+    }
+
+    fn crash_compute(&mut self) {
+        let index = self.random.within(0..self.computes.len() as u64) as usize;
+        if let Some(compute) = &self.computes[index] {
+            let life = compute.life;
+            self.trace(|| format!("proposer {life} crashes"));
+            self.statistics.count("compute crashed");
+            self.kill(index);
+            let pause = self.random.within(100..100_000);
+            self.after(pause, Event::StartCompute(index));
+        }
+    }
+
+    /// Some computes and some safekeepers do not hear of each other for a while.
+    fn part(&mut self) {
+        self.statistics.count("network parted");
+        let until = self.now + self.random.within(5000..250_000);
+        for compute in 0..self.computes.len() {
+            for node in 0..self.nodes.len() {
+                if self.random.one_in(2) {
+                    self.network.part(compute, node, until);
                 }
             }
         }
