@@ -8,5 +8,24 @@
 mod deflate;
 mod tar;
 
-pub(super) use deflate::{GZIP_HEADER, Section, SectionWriter, gzip_trailer};
+use std::io::{self, Read, Write};
+
+pub(super) use deflate::{GzipWriter, Section, SectionWriter};
 pub(super) use tar::TarWriter;
+
+/// A writer that may know a short way to write many zeros.
+pub(super) trait Sink: Write {
+    /// Writes this many zeros.
+    fn zeros(&mut self, count: u64) -> io::Result<()> {
+        io::copy(&mut io::repeat(0).take(count), self).map(drop)
+    }
+}
+
+#[cfg(test)]
+impl Sink for Vec<u8> {}
+
+impl<S: Sink> Sink for &mut S {
+    fn zeros(&mut self, count: u64) -> io::Result<()> {
+        (**self).zeros(count)
+    }
+}

@@ -3,9 +3,11 @@
 //! GNU headers without owner, files of mode 0600, directories of mode 0755
 //! (`pageserver/src/basebackup.rs` of Neon).
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use tar::{EntryType, Header};
+
+use super::Sink;
 
 const BLOCK: usize = 512;
 /// Longest path without an extension, in bytes.
@@ -19,7 +21,7 @@ pub(in crate::storage) struct TarWriter<W> {
     mtime: u64,
 }
 
-impl<W: Write> TarWriter<W> {
+impl<W: Sink> TarWriter<W> {
     pub(in crate::storage) fn new(inner: W, mtime: u64) -> Self {
         Self { inner, mtime }
     }
@@ -43,11 +45,9 @@ impl<W: Write> TarWriter<W> {
         source: impl Read,
     ) -> io::Result<()> {
         self.header(path, EntryType::Regular, 0o600, size)?;
-        let mut content = source.chain(io::repeat(0)).take(size);
-        let padding = size.next_multiple_of(BLOCK as u64) - size;
-        io::copy(&mut content, &mut self.inner)?;
-        io::copy(&mut io::repeat(0).take(padding), &mut self.inner)?;
-        Ok(())
+        let written = io::copy(&mut source.take(size), &mut self.inner)?;
+        let padded = size.next_multiple_of(BLOCK as u64);
+        self.inner.zeros(padded - written)
     }
 
     /// Writes the end marker.

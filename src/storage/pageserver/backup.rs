@@ -13,6 +13,7 @@ use tracing::warn;
 
 use crate::error::chain;
 use crate::lsn::Lsn;
+use crate::storage::archive::Sink;
 use crate::storage::files::blocking;
 use crate::storage::knobs::BackupFault;
 use crate::storage::pgwire_server::{Error, Session};
@@ -223,3 +224,5 @@ impl Write for Pieces {
         self.pass_on()
     }
 }
+
+impl Sink for Pieces {}

@@ -21,7 +21,7 @@
 //! All functions block: call them where blocking is allowed.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use super::wal_files::{is_checkpoint, record_at, segment_path};
 use crate::lsn::{Lsn, WAL_SEGMENT_SIZE};
-use crate::storage::archive::{Section, SectionWriter, TarWriter};
+use crate::storage::archive::{Section, SectionWriter, Sink, TarWriter};
 use crate::storage::files::{self, Error};
 use crate::wire::control_file::{ControlFile, State};
 
@@ -238,7 +238,7 @@ fn archive(dir: &Path) -> Result<Section, Error> {
 }
 
 /// Appends what is in the directory `inside` of a data directory.
-fn append(tar: &mut TarWriter<impl Write>, data: &Path, inside: &str) -> Result<(), Error> {
+fn append(tar: &mut TarWriter<impl Sink>, data: &Path, inside: &str) -> Result<(), Error> {
     for path in files::list(&data.join(inside))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let name = match inside {
@@ -256,7 +256,7 @@ fn append(tar: &mut TarWriter<impl Write>, data: &Path, inside: &str) -> Result<
     Ok(())
 }
 
-fn append_file(tar: &mut TarWriter<impl Write>, path: &Path, name: &str) -> Result<(), Error> {
+fn append_file(tar: &mut TarWriter<impl Sink>, path: &Path, name: &str) -> Result<(), Error> {
     let file = File::open(path).map_err(files::failed("open", path))?;
     let size = file.metadata().map_err(files::failed("read", path))?.len();
     let written = tar.file_from(name, size, BufReader::new(file));

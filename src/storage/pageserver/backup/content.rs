@@ -7,13 +7,13 @@
 //! Functions block: call them where blocking is allowed.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Backup, Kind, wal_segment};
 use crate::lsn::{Lsn, WAL_PAGE_SIZE, WAL_SEGMENT_SIZE};
-use crate::storage::archive::{GZIP_HEADER, SectionWriter, TarWriter, gzip_trailer};
+use crate::storage::archive::{GzipWriter, Sink, TarWriter};
 use crate::storage::files::{self, Error};
 use crate::wire::control_file::State;
 use crate::wire::wal_page::header_size;
@@ -48,7 +48,7 @@ const DIRECTORIES: &[&str] = &[
 const SLRUS: &[&str] = &["pg_xact", "pg_multixact/members", "pg_multixact/offsets"];
 
 /// Writes a whole backup.
-pub(super) fn write(backup: &Backup, out: &mut impl Write) -> Result<(), Error> {
+pub(super) fn write(backup: &Backup, out: &mut impl Sink) -> Result<(), Error> {
     let sent = match (backup.kind, backup.gzip) {
         (Kind::Full, true) => full_gzip(backup, out),
         (Kind::Full, false) => full_plain(backup, out),
@@ -70,23 +70,21 @@ fn now() -> u64 {
 
 /// The base's files were compressed when it was made; what differs from backup to
 /// backup follows as another section of the same gzip member.
-fn full_gzip(backup: &Backup, out: &mut impl Write) -> Result<(), Error> {
-    let (mut compressed, base) = backup.base.compressed()?;
-    out.write_all(&GZIP_HEADER).map_err(writing)?;
-    io::copy(&mut compressed, out).map_err(writing)?;
-    let tar = TarWriter::new(SectionWriter::new(out), now());
-    let ended = full_end(backup, tar)?.into_inner().end_last();
-    let (out, end) = ended.map_err(writing)?;
-    out.write_all(&gzip_trailer(&[base, end])).map_err(writing)
+fn full_gzip(backup: &Backup, out: &mut impl Sink) -> Result<(), Error> {
+    let (compressed, section) = backup.base.compressed()?;
+    let mut gzip = GzipWriter::new(out).map_err(writing)?;
+    gzip.append(compressed, section).map_err(writing)?;
+    let ended = full_end(backup, TarWriter::new(gzip, now()))?;
+    ended.into_inner().finish().map(drop).map_err(writing)
 }
 
-fn full_plain(backup: &Backup, out: &mut impl Write) -> Result<(), Error> {
+fn full_plain(backup: &Backup, out: &mut impl Sink) -> Result<(), Error> {
     io::copy(&mut backup.base.uncompressed()?, out).map_err(writing)?;
     full_end(backup, TarWriter::new(out, now())).map(drop)
 }
 
 /// What a full backup has beside the base's files.
-fn full_end<W: Write>(backup: &Backup, mut tar: TarWriter<W>) -> Result<TarWriter<W>, Error> {
+fn full_end<W: Sink>(backup: &Backup, mut tar: TarWriter<W>) -> Result<TarWriter<W>, Error> {
     signal_files(backup, &mut tar)?;
     let control = backup.base.control_file()?;
     let file = tar.file("global/pg_control", control.as_bytes());
@@ -119,7 +117,7 @@ fn segment_name(number: u64) -> String {
 }
 
 /// Tells Neon's postgres what its first record follows.
-fn signal_files(backup: &Backup, tar: &mut TarWriter<impl Write>) -> Result<(), Error> {
+fn signal_files(backup: &Backup, tar: &mut TarWriter<impl Sink>) -> Result<(), Error> {
     let text = match backup.prev_lsn {
         Some(lsn) => format!("PREV LSN: {lsn}"),
         None => "PREV LSN: invalid".to_owned(),
@@ -130,16 +128,14 @@ fn signal_files(backup: &Backup, tar: &mut TarWriter<impl Write>) -> Result<(), 
     Ok(())
 }
 
-fn basebackup_gzip(backup: &Backup, out: &mut impl Write) -> Result<(), Error> {
-    out.write_all(&GZIP_HEADER).map_err(writing)?;
-    let tar = TarWriter::new(SectionWriter::new(out), now());
-    let ended = basebackup(backup, tar)?.into_inner().end_last();
-    let (out, section) = ended.map_err(writing)?;
-    out.write_all(&gzip_trailer(&[section])).map_err(writing)
+fn basebackup_gzip(backup: &Backup, out: &mut impl Sink) -> Result<(), Error> {
+    let gzip = GzipWriter::new(out).map_err(writing)?;
+    let ended = basebackup(backup, TarWriter::new(gzip, now()))?;
+    ended.into_inner().finish().map(drop).map_err(writing)
 }
 
 /// Made of the base's files: status logs, like all else, are as of the base.
-fn basebackup<W: Write>(backup: &Backup, mut tar: TarWriter<W>) -> Result<TarWriter<W>, Error> {
+fn basebackup<W: Sink>(backup: &Backup, mut tar: TarWriter<W>) -> Result<TarWriter<W>, Error> {
     let data = backup.base.data_dir();
     for directory in DIRECTORIES {
         tar.directory(directory).map_err(writing)?;
@@ -177,7 +173,7 @@ fn basebackup<W: Write>(backup: &Backup, mut tar: TarWriter<W>) -> Result<TarWri
 }
 
 /// Init forks, which are also what their relations start from.
-fn unlogged(tar: &mut TarWriter<impl Write>, data: &Path, inside: &str) -> Result<(), Error> {
+fn unlogged(tar: &mut TarWriter<impl Sink>, data: &Path, inside: &str) -> Result<(), Error> {
     for path in files::list(&data.join(inside))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if let Some(main) = name.strip_suffix("_init") {
@@ -193,7 +189,7 @@ fn unlogged(tar: &mut TarWriter<impl Write>, data: &Path, inside: &str) -> Resul
 
 /// The control file of a cluster that was shut down at the backup's LSN, without a
 /// checkpoint record.
-fn control_file(backup: &Backup, tar: &mut TarWriter<impl Write>) -> Result<(), Error> {
+fn control_file(backup: &Backup, tar: &mut TarWriter<impl Sink>) -> Result<(), Error> {
     let mut control = backup.base.control_file()?;
     control.set_state(State::ShutDown);
     control.set_checkpoint(Lsn::INVALID);
@@ -202,7 +198,7 @@ fn control_file(backup: &Backup, tar: &mut TarWriter<impl Write>) -> Result<(), 
     written.map_err(writing)
 }
 
-fn copy_all(tar: &mut TarWriter<impl Write>, data: &Path, inside: &str) -> Result<(), Error> {
+fn copy_all(tar: &mut TarWriter<impl Sink>, data: &Path, inside: &str) -> Result<(), Error> {
     for path in files::list(&data.join(inside))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if path.is_file() {
@@ -212,7 +208,7 @@ fn copy_all(tar: &mut TarWriter<impl Write>, data: &Path, inside: &str) -> Resul
     Ok(())
 }
 
-fn copy(tar: &mut TarWriter<impl Write>, data: &Path, name: &str) -> Result<(), Error> {
+fn copy(tar: &mut TarWriter<impl Sink>, data: &Path, name: &str) -> Result<(), Error> {
     let path = data.join(name);
     let file = File::open(&path).map_err(files::failed("open", &path))?;
     let size = file.metadata().map_err(files::failed("read", &path))?.len();
