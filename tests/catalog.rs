@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "catalog/golden.rs"]
+mod golden;
 mod postgres;
 
 use std::time::Duration;
@@ -145,7 +147,9 @@ async fn a_first_apply_makes_everything() {
         column(&client, memberships).await,
         [
             "app neon_superuser f",
+            "neon_superuser pg_monitor t",
             "neon_superuser pg_read_all_data f",
+            "neon_superuser pg_signal_backend t",
             "neon_superuser pg_write_all_data f",
         ]
     );
@@ -760,8 +764,44 @@ async fn a_preview_changes_nothing() {
     let plan = catalog::preview(&target(&postgres), &spec, &options, &cancel)
         .await
         .unwrap();
-    assert_eq!(plan.steps.len(), 7, "{plan}");
+    let text = plan.to_string();
+    assert!(
+        text.contains("create database \"shop\" with owner \"app\""),
+        "{text}"
+    );
     assert_eq!(next_transaction(&postgres).await, before);
+}
+
+#[tokio::test]
+async fn migrations_stop_at_the_first_that_fails_and_go_on_next_time() {
+    let postgres = Postgres::start().await;
+    let spec = spec(vec![privileged("app", "x")], Vec::new());
+    let admin = postgres.connect("postgres").await;
+    let number = "SELECT id FROM neon_migration.migration_id";
+    // Whatever upstream's runner has done is not done again.
+    admin
+        .batch_execute(
+            "CREATE SCHEMA neon_migration;
+             CREATE TABLE neon_migration.migration_id (key int4 PRIMARY KEY, id int8 NOT NULL);
+             INSERT INTO neon_migration.migration_id VALUES (0, 3);
+             CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN IF new.id = 11 THEN RAISE EXCEPTION 'not this one'; END IF; RETURN new; END $$;
+             CREATE TRIGGER stop BEFORE UPDATE ON neon_migration.migration_id
+               FOR EACH ROW EXECUTE FUNCTION stop();",
+        )
+        .await
+        .unwrap();
+    let applied = try_apply(&postgres, &spec).await;
+    let objects: Vec<&str> = applied.failures.iter().map(|f| f.object.as_str()).collect();
+    assert_eq!(objects, ["migration 11"], "{:#?}", applied.failures);
+    assert_eq!(applied.failures[0].sqlstate.as_deref(), Some("P0001"));
+    assert_eq!(column(&admin, number).await, ["10"]);
+    admin
+        .batch_execute("DROP FUNCTION stop CASCADE")
+        .await
+        .unwrap();
+    apply(&postgres, &spec).await;
+    assert_eq!(column(&admin, number).await, ["12"]);
 }
 
 #[tokio::test]

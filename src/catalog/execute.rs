@@ -114,17 +114,19 @@ struct Job<'a> {
     steps: Vec<&'a Step>,
 }
 
-/// Splits a stage into jobs that may run side by side.
+/// Splits a stage into jobs, which run side by side if the stage may.
 fn jobs<'s>(steps: &'s [Step]) -> Vec<Job<'s>> {
     let Some(stage) = steps.first().map(|step| step.stage) else {
         return Vec::new();
     };
     if !stage.is_parallel() {
-        let steps = steps.iter().collect();
-        return vec![Job {
-            database: None,
-            steps,
-        }];
+        let of_one_database = steps.chunk_by(|a, b| a.database == b.database);
+        return of_one_database
+            .map(|steps| Job {
+                database: steps.first().and_then(|step| step.database.as_deref()),
+                steps: steps.iter().collect(),
+            })
+            .collect();
     }
     if stage == Stage::Roles {
         let batch = |steps: &'s [Step]| Job {
@@ -186,7 +188,9 @@ impl Executor<'_> {
     ) -> Result<(), Error> {
         let jobs = jobs(steps);
         let next = AtomicUsize::new(0);
-        let workers = (0..self.width.min(jobs.len())).map(|number| {
+        let is_parallel = steps.first().is_some_and(|step| step.stage.is_parallel());
+        let width = if is_parallel { self.width } else { 1 };
+        let workers = (0..width.min(jobs.len())).map(|number| {
             let (jobs, next) = (&jobs, &next);
             async move {
                 let mut outcomes = Vec::new();
@@ -436,9 +440,11 @@ impl Executor<'_> {
 
     fn blocked(&self, step: &Step) -> Failure {
         let blocker = self.blocker(step);
+        let is_same = blocker.as_ref() == Some(&step.change.object());
         Failure {
             sqlstate: None,
-            is_told: blocker.as_ref() == Some(&step.change.object()),
+            // That later migrations wait for earlier ones goes without saying.
+            is_told: is_same || matches!(blocker, Some(Object::Migration(_))),
             message: match blocker {
                 Some(object) => format!("{object} is not ready, see there"),
                 None => "not tried".to_owned(),

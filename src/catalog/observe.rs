@@ -6,11 +6,14 @@ use std::pin::pin;
 use futures::TryStreamExt;
 use tokio_postgres::SimpleQueryMessage;
 
-use super::plan::observed::{Membership, Observed, ObservedDatabase, ObservedRole, SystemDatabase};
+use super::plan::LAST_MIGRATION;
+use super::plan::observed::{
+    InstalledExtension, Membership, Observed, ObservedDatabase, ObservedRole, SystemDatabase,
+};
 use super::plan::role_options::{Flag, Flags, Moment};
 use super::quote::literal;
 use super::session::{Interrupted, Session, Stop};
-use super::sql::{MANAGED, PREPARED};
+use super::sql::{MANAGED, MIGRATED, PREPARED};
 use super::{Error, quote};
 use crate::secret::Secret;
 
@@ -36,18 +39,24 @@ pub(super) async fn observe_details(
     session: &Session,
     observed: &mut Observed,
     leaving: &[String],
-    subscriptions: bool,
+    with_subscriptions: bool,
     stop: &Stop,
 ) -> Result<(), Error> {
-    let record = subscriptions && observed.system.has_subscriptions_record;
-    if leaving.is_empty() && !record {
+    let system = &observed.system;
+    let mut queries = Vec::new();
+    if !leaving.is_empty() {
+        queries.push(dependencies(leaving));
+    }
+    if with_subscriptions && system.has_subscriptions_record {
+        queries.push("SELECT 'dropped', timeline_id FROM neon.drop_subscriptions_done".to_owned());
+    }
+    if system.has_migration_table && system.migrations_noted < LAST_MIGRATION {
+        queries.push("SELECT 'migration', id FROM neon_migration.migration_id".to_owned());
+    }
+    if queries.is_empty() {
         return Ok(());
     }
-    let mut sql = dependencies(leaving);
-    if record {
-        sql.push_str(";\nSELECT 'dropped', timeline_id FROM neon.drop_subscriptions_done");
-    }
-    read(session, &sql, stop, |row| {
+    read(session, &queries.join(";\n"), stop, |row| {
         match row {
             [Some("dependency"), Some(role), database] => {
                 let databases = observed.dependencies.entry((*role).to_owned()).or_default();
@@ -56,6 +65,7 @@ pub(super) async fn observe_details(
             [Some("dropped"), timeline] => {
                 observed.system.subscriptions_dropped_on = timeline.map(str::to_owned);
             }
+            [Some("migration"), Some(last)] => observed.system.migration = Some(number(last)?),
             row => return Err(unknown(row)),
         }
         Ok(())
@@ -119,8 +129,12 @@ fn overview(privileged_role: &str, with_neon: bool) -> String {
 SELECT 'server', current_setting('server_version_num'), session_user, current_database(),
   current_setting('max_connections'), current_setting('shared_preload_libraries'),
   {neon_available}, to_regclass('public.health_check') IS NOT NULL,
-  to_regclass('neon.drop_subscriptions_done') IS NOT NULL;
-SELECT 'extension', extname, extversion FROM pg_extension;
+  to_regclass('neon.drop_subscriptions_done') IS NOT NULL,
+  to_regclass('neon_migration.migration_id') IS NOT NULL,
+  (SELECT array_to_json(setconfig) FROM pg_db_role_setting WHERE setrole = 0
+    AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()));
+SELECT 'extension', e.extname, e.extversion, n.nspname
+FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace;
 SELECT 'role', a.rolname, {flags}, a.rolconnlimit,
   CASE WHEN isfinite(a.rolvaliduntil) THEN (extract(epoch FROM a.rolvaliduntil) * 1000000)::int8::text
     ELSE a.rolvaliduntil::text END,
@@ -175,7 +189,7 @@ WHERE a.rolname = ANY (ARRAY[{}]::name[])",
 #[derive(Default)]
 struct Reading {
     server: Option<Observed>,
-    extensions: BTreeMap<String, String>,
+    extensions: BTreeMap<String, InstalledExtension>,
     roles: BTreeMap<String, ObservedRole>,
     memberships: BTreeMap<String, Vec<Membership>>,
     databases: BTreeMap<String, ObservedDatabase>,
@@ -185,9 +199,12 @@ impl Reading {
     fn take(&mut self, row: Row<'_, '_>) -> Result<(), Error> {
         match row {
             [Some("server"), rest @ ..] => self.server = Some(server(rest)?),
-            [Some("extension"), Some(name), Some(version)] => {
-                self.extensions
-                    .insert((*name).to_owned(), (*version).to_owned());
+            [Some("extension"), Some(name), Some(version), Some(schema)] => {
+                let extension = InstalledExtension {
+                    version: (*version).to_owned(),
+                    schema: (*schema).to_owned(),
+                };
+                self.extensions.insert((*name).to_owned(), extension);
             }
             [Some("role"), Some(name), rest @ ..] => {
                 self.roles.insert((*name).to_owned(), role(rest)?);
@@ -234,9 +251,21 @@ fn server(row: Row<'_, '_>) -> Result<Observed, Error> {
         neon_available,
         has_health_check,
         has_subscriptions_record,
+        has_migration_table,
+        settings,
     ] = row
     else {
         return Err(unknown(row));
+    };
+    let settings: Vec<String> = match settings {
+        Some(settings) => serde_json::from_str(settings).map_err(|_| unknown(row))?,
+        None => Vec::new(),
+    };
+    let setting = |name: &str| {
+        let mut pairs = settings
+            .iter()
+            .filter_map(|setting| setting.split_once('='));
+        pairs.find(|(of, _)| *of == name).map(|(_, value)| value)
     };
     Ok(Observed {
         version_num: number(version)?,
@@ -253,6 +282,12 @@ fn server(row: Row<'_, '_>) -> Result<Observed, Error> {
             has_health_check: is_true(*has_health_check),
             has_subscriptions_record: is_true(*has_subscriptions_record),
             subscriptions_dropped_on: None,
+            migrations_noted: setting(MIGRATED)
+                .and_then(|n| n.parse().ok())
+                .unwrap_or_default(),
+            has_migration_table: is_true(*has_migration_table),
+            migration: None,
+            is_unaudited: setting("pgaudit.log") == Some("none"),
         },
         dependencies: BTreeMap::<String, BTreeSet<_>>::new(),
     })

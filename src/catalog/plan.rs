@@ -19,14 +19,18 @@ pub mod database_options;
 mod databases;
 pub mod desired;
 mod inside;
+mod migrations;
 pub mod observed;
 pub mod role_options;
 mod roles;
+mod system;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+pub use migrations::LAST as LAST_MIGRATION;
 
 use change::Change;
 use desired::{Desired, DesiredDatabase, Refusal};
@@ -39,6 +43,8 @@ use crate::spec::{DeltaOperation, RemovedObjects};
 pub enum Stage {
     /// The privileged role.
     PrivilegedRole,
+    /// One-off changes of the privileged role and of what earlier versions got wrong.
+    Migrations,
     /// Databases that a crash left half dropped.
     InvalidDatabases,
     /// Renames of roles, in the order of the spec.
@@ -55,6 +61,9 @@ pub enum Stage {
     MoveDatabases,
     /// Databases created and changed.
     Databases,
+    /// What databases share, freed from roles that go. One role after the other: they
+    /// may have privileges on the same database.
+    ReleaseShared,
     /// What is inside databases.
     Inside,
     /// Roles dropped.
@@ -78,10 +87,12 @@ impl Stage {
             // Renames may need each other. Grants of one role wait for each other anyway:
             // postgres 16 and newer lock it until the transaction ends.
             Self::PrivilegedRole
+            | Self::Migrations
             | Self::RenameRoles
             | Self::LockOutRoles
             | Self::Memberships
             | Self::MoveDatabases
+            | Self::ReleaseShared
             | Self::DropRoles
             | Self::CloseDatabases
             | Self::Records => false,
@@ -91,6 +102,7 @@ impl Stage {
     const fn title(self) -> &'static str {
         match self {
             Self::PrivilegedRole => "privileged role",
+            Self::Migrations => "migrations",
             Self::InvalidDatabases => "databases left half dropped",
             Self::RenameRoles => "roles renamed",
             Self::LockOutRoles => "roles on their way out",
@@ -99,6 +111,7 @@ impl Stage {
             Self::Subscriptions => "subscriptions",
             Self::MoveDatabases => "databases renamed and dropped",
             Self::Databases => "databases",
+            Self::ReleaseShared => "roles parted from what they have",
             Self::Inside => "inside databases",
             Self::DropRoles => "roles dropped",
             Self::CloseDatabases => "databases closed",
@@ -173,6 +186,7 @@ impl fmt::Display for Plan {
 pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     let mut planner = Planner::new(observed, desired);
     planner.plan_privileged_role();
+    planner.plan_migrations();
     planner.rename_roles();
     planner.move_databases();
     planner.choose_leaving_roles();
@@ -180,6 +194,7 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     planner.plan_databases();
     planner.plan_inside();
     planner.drop_roles();
+    planner.plan_system_database();
     planner.finish()
 }
 

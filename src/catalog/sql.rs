@@ -13,6 +13,10 @@ pub(super) const MANAGED: &str = "glowplug.managed";
 /// What was last done inside a database. Kept among its settings.
 pub(super) const PREPARED: &str = "glowplug.applied";
 
+/// The last migration that was carried out. Kept among the settings of the database in
+/// which migrations are counted.
+pub(super) const MIGRATED: &str = "glowplug.migrated";
+
 /// How to carry out a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Script {
@@ -125,6 +129,17 @@ pub(super) fn script(change: &Change) -> Script {
                 ident(schema)
             ),
         ]),
+        Change::MoveExtension { name, schema } => move_extension(name, schema),
+        Change::ExemptFromAudit { database } => Script::together([format!(
+            "ALTER DATABASE {} SET pgaudit.log = 'none'",
+            ident(database)
+        )]),
+        Change::PrepareMigrations => prepare_migrations(),
+        Change::Migrate { number, sql } => migrate(*number, sql.as_deref()),
+        Change::NoteMigrations { database, last } => Script::together([format!(
+            "ALTER DATABASE {} SET {MIGRATED} = '{last}'",
+            ident(database)
+        )]),
         Change::UpdateExtension { name } => {
             Script::together([format!("ALTER EXTENSION {} UPDATE", ident(name))])
         }
@@ -336,6 +351,46 @@ END",
         privileged_role = ident(privileged_role),
     );
     format!("DO {}", dollar(&body))
+}
+
+/// Old installations of the extension neither are where they belong nor say that they
+/// can be moved (`compute_tools/src/spec_apply.rs`, `HandleNeonExtension`).
+fn move_extension(name: &str, schema: &str) -> Script {
+    Script::together([
+        format!("CREATE SCHEMA IF NOT EXISTS {}", ident(schema)),
+        format!(
+            "UPDATE pg_catalog.pg_extension SET extrelocatable = true WHERE extname = {}",
+            literal(name)
+        ),
+        format!(
+            "ALTER EXTENSION {} SET SCHEMA {}",
+            ident(name),
+            ident(schema)
+        ),
+    ])
+}
+
+/// As `compute_tools/src/migration.rs` does.
+fn prepare_migrations() -> Script {
+    Script::together(
+        [
+            "CREATE SCHEMA IF NOT EXISTS neon_migration",
+            "CREATE TABLE IF NOT EXISTS neon_migration.migration_id (\
+             key pg_catalog.int4 NOT NULL PRIMARY KEY, id pg_catalog.int8 NOT NULL DEFAULT 0)",
+            "INSERT INTO neon_migration.migration_id VALUES (0, 0) ON CONFLICT DO NOTHING",
+            "ALTER SCHEMA neon_migration OWNER TO SESSION_USER",
+            "REVOKE ALL ON SCHEMA neon_migration FROM PUBLIC",
+        ]
+        .map(str::to_owned),
+    )
+}
+
+fn migrate(number: u32, sql: Option<&str>) -> Script {
+    let count = format!("UPDATE neon_migration.migration_id SET id = {number}");
+    match sql {
+        Some(sql) => Script::together([sql.to_owned(), count]),
+        None => Script::together([count]),
+    }
 }
 
 fn create_health_check() -> Script {

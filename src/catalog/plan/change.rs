@@ -21,6 +21,8 @@ pub enum Object {
     Extension(String),
     /// A table, by its written name.
     Table(&'static str),
+    /// A migration.
+    Migration(u32),
 }
 
 impl fmt::Display for Object {
@@ -31,9 +33,13 @@ impl fmt::Display for Object {
             Self::Subscriptions(name) => write!(f, "subscriptions of database {name:?}"),
             Self::Extension(name) => write!(f, "extension {name:?}"),
             Self::Table(name) => write!(f, "table {name}"),
+            Self::Migration(number) => write!(f, "migration {number}"),
         }
     }
 }
+
+/// Counts migrations.
+const MIGRATIONS: Object = Object::Table("neon_migration.migration_id");
 
 /// What becomes of a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,6 +208,13 @@ pub enum Change {
         /// The schema for it, created if it is not there.
         schema: String,
     },
+    /// Move an extension to another schema, even one that says it cannot be.
+    MoveExtension {
+        /// Its name.
+        name: String,
+        /// The schema, created if it is not there.
+        schema: String,
+    },
     /// Bring an extension to the version that is installed on disk.
     UpdateExtension {
         /// Its name.
@@ -209,6 +222,27 @@ pub enum Change {
     },
     /// Create the table that availability checks write to.
     CreateHealthCheck,
+    /// Keep what happens in a database out of the audit log.
+    ExemptFromAudit {
+        /// The database.
+        database: String,
+    },
+    /// Create the table that counts migrations.
+    PrepareMigrations,
+    /// Carry out a migration, and count it.
+    Migrate {
+        /// Its number.
+        number: u32,
+        /// Its statement, if there is anything to do.
+        sql: Option<String>,
+    },
+    /// Take note of the last migration where the next process sees it at once.
+    NoteMigrations {
+        /// The database.
+        database: String,
+        /// The last migration.
+        last: u32,
+    },
     /// Take note that subscriptions were dropped on this timeline.
     RecordSubscriptionsDropped {
         /// The timeline.
@@ -238,11 +272,14 @@ impl Change {
             | Self::AlterDatabase { name, .. }
             | Self::ChangeOwner { database: name, .. }
             | Self::GrantDatabase { database: name, .. }
+            | Self::ExemptFromAudit { database: name }
             | Self::PrepareDatabase { database: name, .. } => Object::Database(name.clone()),
             Self::DropSubscriptions { database } => Object::Subscriptions(database.clone()),
-            Self::CreateExtension { name, .. } | Self::UpdateExtension { name } => {
-                Object::Extension(name.clone())
-            }
+            Self::CreateExtension { name, .. }
+            | Self::MoveExtension { name, .. }
+            | Self::UpdateExtension { name } => Object::Extension(name.clone()),
+            Self::PrepareMigrations | Self::NoteMigrations { .. } => MIGRATIONS,
+            Self::Migrate { number, .. } => Object::Migration(*number),
             Self::CreateHealthCheck => Object::Table("public.health_check"),
             Self::RecordSubscriptionsDropped { .. } => {
                 Object::Table("neon.drop_subscriptions_done")
@@ -259,7 +296,9 @@ impl Change {
             | Self::ReleaseRole { .. }
             | Self::DropInvalidDatabase { .. }
             | Self::CreateDatabase { .. }
-            | Self::DropSubscriptions { .. } => Some(self.object()),
+            | Self::DropSubscriptions { .. }
+            | Self::PrepareMigrations
+            | Self::Migrate { .. } => Some(self.object()),
             Self::RenameRole { to, .. } => Some(Object::Role(to.clone())),
             Self::RenameDatabase { to, .. } => Some(Object::Database(to.clone())),
             _ => None,
@@ -290,6 +329,9 @@ impl Change {
                 vec![database(name), role(owner), role(privileged_role)]
             }
             Self::DropDatabase { name, .. } => vec![Object::Subscriptions(name.clone())],
+            Self::Migrate { number: 1, .. } => vec![MIGRATIONS],
+            Self::Migrate { number, .. } => vec![MIGRATIONS, Object::Migration(number - 1)],
+            Self::NoteMigrations { last, .. } => vec![Object::Migration(*last)],
             Self::RecordSubscriptionsDropped { databases, .. } => databases
                 .iter()
                 .cloned()
@@ -364,6 +406,20 @@ impl fmt::Display for Change {
             ),
             Self::CreateExtension { name, schema } => {
                 write!(f, "create extension {name:?} in schema {schema:?}")
+            }
+            Self::MoveExtension { name, schema } => {
+                write!(f, "move extension {name:?} to schema {schema:?}")
+            }
+            Self::ExemptFromAudit { database } => {
+                write!(
+                    f,
+                    "keep statements in database {database:?} out of the audit log"
+                )
+            }
+            Self::PrepareMigrations => write!(f, "create {MIGRATIONS}"),
+            Self::Migrate { number, .. } => write!(f, "carry out migration {number}"),
+            Self::NoteMigrations { last, .. } => {
+                write!(f, "take note that migrations up to {last} are done")
             }
             Self::UpdateExtension { name } => write!(f, "update extension {name:?}"),
             Self::CreateHealthCheck => f.write_str("create table public.health_check"),

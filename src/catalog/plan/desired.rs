@@ -11,7 +11,8 @@ use crate::catalog::quote::{check_name, check_role_name};
 use crate::id::TimelineId;
 use crate::secret::Secret;
 use crate::spec::{
-    ComputeSpec, Database, DeltaOperation, Flavor, PRIVILEGED_ROLE, RemovedObjects, Role,
+    AuditLevel, ComputeSpec, Database, DeltaOperation, Flavor, PRIVILEGED_ROLE, RemovedObjects,
+    Role,
 };
 
 /// What a plan leads to.
@@ -33,6 +34,8 @@ pub struct Desired {
     pub deltas: Vec<DeltaOperation>,
     /// What happens to what the spec no longer has.
     pub removed_objects: RemovedObjects,
+    /// How much is audited.
+    pub audit: AuditLevel,
     /// The timeline on which logical replication subscriptions must be dropped once.
     pub drop_subscriptions_on: Option<TimelineId>,
     /// Parts of the spec that cannot be carried out.
@@ -120,6 +123,7 @@ impl Desired {
             listed_databases: spec.databases.iter().map(|db| db.name.clone()).collect(),
             deltas: Vec::new(),
             removed_objects: spec.removed_objects,
+            audit: spec.neon.audit_log_level,
             drop_subscriptions_on: spec
                 .neon
                 .drop_subscriptions_before_start

@@ -1,11 +1,12 @@
 //! Plans what happens inside databases.
 
+use std::iter;
+
 use sha2::{Digest, Sha256};
 
 use super::change::Change;
 use super::desired::DesiredDatabase;
 use super::{DatabaseNow, Planner, Stage};
-use crate::spec::Flavor;
 
 /// A role of Neon's SQL editor, which may create objects where it exists.
 const CREATOR: &str = "web_access";
@@ -14,16 +15,11 @@ const PUBLIC_IS_CLOSED_SINCE: u32 = 15;
 /// Raised whenever the preparation does something else than before.
 const PREPARATION: &str = "1";
 
-/// The extension of Neon's postgres, and the schema for it.
-const NEON: &str = "neon";
-const PG_STAT_STATEMENTS: &str = "pg_stat_statements";
-
 impl<'a> Planner<'a> {
     pub(super) fn plan_inside(&mut self) {
         self.release_roles();
         self.prepare_databases();
         self.drop_subscriptions();
-        self.plan_system_database();
     }
 
     /// Frees databases from what depends on leaving roles.
@@ -44,13 +40,15 @@ impl<'a> Planner<'a> {
                 // What databases share can be freed from any of them.
                 places.push(&self.observed.system_database);
             }
-            for place in places {
+            // From the first one, what databases share is freed as well.
+            let stages = iter::once(Stage::ReleaseShared).chain(iter::repeat(Stage::Inside));
+            for (place, stage) in places.into_iter().zip(stages) {
                 let change = Change::ReleaseRole {
                     name: name.to_owned(),
                     database: place.to_owned(),
                     heir: self.heir(place).to_owned(),
                 };
-                self.step_in(Stage::Inside, Some(place), change);
+                self.step_in(stage, Some(place), change);
             }
         }
     }
@@ -148,34 +146,6 @@ impl<'a> Planner<'a> {
                 databases,
             },
         );
-    }
-
-    fn plan_system_database(&mut self) {
-        let system = &self.observed.system;
-        let extension = |name: &str, schema: &str| Change::CreateExtension {
-            name: name.to_owned(),
-            schema: schema.to_owned(),
-        };
-        if !system.has_health_check {
-            self.step(Stage::Records, Change::CreateHealthCheck);
-        }
-        let preloaded =
-            |library: &str| self.observed.preload_libraries.iter().any(|l| l == library);
-        if preloaded(PG_STAT_STATEMENTS) && !system.extensions.contains_key(PG_STAT_STATEMENTS) {
-            self.step(Stage::Records, extension(PG_STAT_STATEMENTS, "public"));
-        }
-        if self.desired.flavor == Flavor::Neon
-            && let Some(available) = &system.neon_available
-        {
-            match system.extensions.get(NEON) {
-                None => self.step(Stage::Records, extension(NEON, NEON)),
-                Some(installed) if installed != available => {
-                    let name = NEON.to_owned();
-                    self.step(Stage::Records, Change::UpdateExtension { name });
-                }
-                Some(_) => {}
-            }
-        }
     }
 }
 

@@ -90,8 +90,8 @@ impl ObservedDatabase {
 /// What is in the database that the session is connected to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SystemDatabase {
-    /// Versions of the extensions installed.
-    pub extensions: BTreeMap<String, String>,
+    /// The extensions installed.
+    pub extensions: BTreeMap<String, InstalledExtension>,
     /// The version of the `neon` extension that could be installed; looked for only
     /// where it is wanted.
     pub neon_available: Option<String>,
@@ -101,6 +101,23 @@ pub struct SystemDatabase {
     pub has_subscriptions_record: bool,
     /// The timeline that the table names.
     pub subscriptions_dropped_on: Option<String>,
+    /// The last migration that glowplug noted among the database's settings; 0 if none.
+    pub migrations_noted: u32,
+    /// Whether the table `neon_migration.migration_id` exists.
+    pub has_migration_table: bool,
+    /// The number in that table. Looked for only where nothing is noted.
+    pub migration: Option<i64>,
+    /// Whether statements in this database are kept out of the audit log.
+    pub is_unaudited: bool,
+}
+
+/// An extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstalledExtension {
+    /// Its version.
+    pub version: String,
+    /// The schema that its objects are in.
+    pub schema: String,
 }
 
 impl Observed {

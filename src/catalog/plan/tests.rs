@@ -10,12 +10,13 @@ use super::change::{Change, PasswordChange};
 use super::desired::{Desired, Verifiers};
 use super::observed::{INVALID, Membership, Observed, ObservedDatabase, ObservedRole};
 use super::role_options::{Flag, Flags};
-use super::{Plan, plan};
+use super::{LAST_MIGRATION, Plan, Stage, plan};
 use crate::catalog::password::settle;
 use crate::secret::Secret;
 use crate::spec::{
-    ComputeMode, ComputeSpec, Database, DeltaOperation, Flavor, NeonFields, PRIVILEGED_ROLE,
-    Password, PostgresSpec, RemovedObjects, Role, SafekeeperSet, Setting, ShardMap,
+    AuditLevel, ComputeMode, ComputeSpec, Database, DeltaOperation, Flavor, NeonFields,
+    PRIVILEGED_ROLE, Password, PostgresSpec, RemovedObjects, Role, SafekeeperSet, Setting,
+    ShardMap,
 };
 
 const SUPERUSER: &str = "cloud_admin";
@@ -113,6 +114,13 @@ fn refusals(plan: &Plan) -> Vec<String> {
     plan.refusals.iter().map(line).collect()
 }
 
+/// Migrations are in every plan for a fresh cluster, and much of the same.
+fn without_migrations(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    plan.steps.retain(|step| step.stage != Stage::Migrations);
+    plan
+}
+
 #[test]
 fn a_plan_reads_well_and_shows_no_password() {
     let mut spec = spec(
@@ -176,7 +184,7 @@ fn a_plan_reads_well_and_shows_no_password() {
     let places = BTreeSet::from([None, Some("kept".to_owned()), Some("gone".to_owned())]);
     observed.dependencies.insert("leaver".to_owned(), places);
     let plan = plan_for(&observed, &spec);
-    insta::assert_snapshot!(plan.to_string());
+    insta::assert_snapshot!(without_migrations(&plan).to_string());
     for secret in ["hunter2", "SCRAM", "md5"] {
         assert!(!plan.to_string().contains(secret));
         assert!(!format!("{plan:?}").contains(secret));
@@ -458,6 +466,51 @@ fn subscriptions_are_dropped_once_on_a_timeline() {
     assert!(plan_for(&observed, &spec).is_empty());
     observed.system.subscriptions_dropped_on = Some("another".to_owned());
     assert_eq!(plan_for(&observed, &spec).steps.len(), 2);
+}
+
+#[test]
+fn migrations_go_on_where_another_program_stopped() {
+    let spec = spec(Vec::new(), Vec::new());
+    let mut observed = applied(&spec);
+    assert_eq!(observed.system.migration, Some(i64::from(LAST_MIGRATION)));
+    // What compute_ctl leaves behind has no note.
+    for (done, expected) in [(12, 1), (10, 3), (99, 1), (0, 13)] {
+        observed.system.migrations_noted = 0;
+        observed.system.migration = Some(done);
+        let plan = plan_for(&observed, &spec);
+        assert_eq!(plan.steps.len(), expected, "{plan}");
+    }
+}
+
+#[test]
+fn extensions_are_made_moved_and_updated_as_the_spec_asks() {
+    let mut spec = spec(Vec::new(), Vec::new());
+    let mut observed = applied(&spec);
+    observed.preload_libraries = vec!["pg_stat_statements".to_owned()];
+    observed.system.neon_available = Some("1.6".to_owned());
+    let installed = super::observed::InstalledExtension {
+        version: "1.5".to_owned(),
+        schema: "public".to_owned(),
+    };
+    observed
+        .system
+        .extensions
+        .insert("neon".to_owned(), installed);
+    spec.neon.audit_log_level = AuditLevel::Full;
+    // Only Neon's postgres has an extension of this name that is what it seems.
+    assert!(!plan_for(&observed, &spec).to_string().contains("neon"));
+    spec.postgres.flavor = Flavor::Neon;
+    assert_eq!(
+        changes(&plan_for(&observed, &spec)),
+        [
+            "create extension \"pg_stat_statements\" in schema \"public\"",
+            "move extension \"neon\" to schema \"neon\"",
+            "update extension \"neon\"",
+            "create extension \"pgaudit\" in schema \"public\"",
+            "create extension \"pgauditlogtofile\" in schema \"public\"",
+            "keep statements in database \"postgres\" out of the audit log",
+        ]
+    );
 }
 
 /// A few names, so that specs and catalogs are often about the same ones.

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::Plan;
 use super::super::change::{Change, PasswordChange, RoleChange};
 use super::super::database_options::DatabaseChange;
-use super::super::observed::{Membership, Observed, ObservedDatabase, ObservedRole};
+use super::super::observed::{
+    InstalledExtension, Membership, Observed, ObservedDatabase, ObservedRole,
+};
 use super::super::role_options::{Flag, Flags};
 use crate::secret::Secret;
 
@@ -168,11 +170,26 @@ fn carry_out_database_change(observed: &mut Observed, change: &Change) {
             database(observed, name).prepared = Some(fingerprint.clone());
         }
         Change::CreateExtension { name, .. } | Change::UpdateExtension { name } => {
-            observed
-                .system
-                .extensions
-                .insert(name.clone(), "1".to_owned());
+            let extension = InstalledExtension {
+                version: "1".to_owned(),
+                schema: "public".to_owned(),
+            };
+            observed.system.extensions.insert(name.clone(), extension);
         }
+        Change::MoveExtension { name, schema } => {
+            let extension = observed.system.extensions.get_mut(name).unwrap();
+            extension.schema.clone_from(schema);
+        }
+        Change::ExemptFromAudit { .. } => observed.system.is_unaudited = true,
+        Change::PrepareMigrations => {
+            observed.system.has_migration_table = true;
+            observed.system.migration = Some(0);
+        }
+        Change::Migrate { number, .. } => {
+            let before = observed.system.migration.replace(i64::from(*number));
+            assert_eq!(before, Some(i64::from(number - 1)));
+        }
+        Change::NoteMigrations { last, .. } => observed.system.migrations_noted = *last,
         Change::CreateHealthCheck => observed.system.has_health_check = true,
         Change::RecordSubscriptionsDropped { timeline, .. } => {
             observed.system.has_subscriptions_record = true;
