@@ -7,6 +7,8 @@
 mod secret_object;
 mod text;
 
+use std::collections::HashSet;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -230,11 +232,8 @@ fn resource(object: &Value, secrets: &Secrets<'_>) -> Result<Document, Errors> {
 
 /// Adds errors of fields that have none yet.
 fn add(errors: &mut Vec<FieldError>, further: impl Iterator<Item = FieldError>) {
-    for error in further {
-        if errors.iter().all(|known| known.path != error.path) {
-            errors.push(error);
-        }
-    }
+    let known: HashSet<String> = errors.iter().map(|error| error.path.clone()).collect();
+    errors.extend(further.filter(|error| !known.contains(&error.path)));
 }
 
 fn top_level(object: &Value) -> Vec<FieldError> {

@@ -5,6 +5,9 @@
 //! same cases to a real API server and to this module.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt::Display;
+use std::hash::Hash;
 
 use super::resolve::flavor;
 use super::{ComputeSpec, Errors, FieldError, Flavor, OwnedSetting, owned_setting};
@@ -344,7 +347,7 @@ fn suspend(spec: &ComputeSpecSpec, errors: &mut Vec<FieldError>) {
 }
 
 /// Reports each item of the list at `path` whose key stood there before.
-pub(super) fn duplicates<K: Eq + std::hash::Hash + std::fmt::Display>(
+pub(super) fn duplicates<K: Eq + Hash + Display>(
     path: &str,
     field: &str,
     keys: impl Iterator<Item = K>,
@@ -353,16 +356,14 @@ pub(super) fn duplicates<K: Eq + std::hash::Hash + std::fmt::Display>(
     let place = |i: usize| super::field_error::join(&format!("{path}[{i}]"), field);
     let mut first: HashMap<K, usize> = HashMap::new();
     for (i, key) in keys.enumerate() {
-        let shown = quoted(&key.to_string());
         match first.entry(key) {
-            std::collections::hash_map::Entry::Vacant(entry) => {
+            Entry::Vacant(entry) => {
                 entry.insert(i);
             }
-            std::collections::hash_map::Entry::Occupied(entry) => {
-                let problem = format!(
-                    "{shown} stands there twice, first at {}",
-                    place(*entry.get())
-                );
+            Entry::Occupied(entry) => {
+                let shown = quoted(&entry.key().to_string());
+                let earlier = place(*entry.get());
+                let problem = format!("{shown} stands there twice, first at {earlier}");
                 errors.push(FieldError::new(place(i), problem, "remove one of the two"));
             }
         }

@@ -347,6 +347,33 @@ fn depth_and_length_are_limited() {
 }
 
 #[test]
+fn a_spec_of_the_largest_size_is_read() {
+    let mut text = format!("{RESOURCE}  roles:\n");
+    for i in 0..10_000 {
+        let reference = format!("{{secretKeyRef: {{name: app, key: k{i}}}}}");
+        let role =
+            format!("  - {{name: r{i}, password: {reference}, memberOf: [neon_superuser]}}\n");
+        text.push_str(&role);
+    }
+    text.push_str("  databases:\n");
+    text.extend((0..10_000).map(|i| format!("  - {{name: d{i}, owner: r{i}}}\n")));
+    let known = |_: &str, key: &str| Ok(Secret::new(key));
+    let spec = parse(&text, &known).unwrap().spec.unwrap();
+    assert_eq!((spec.roles.len(), spec.databases.len()), (10_000, 10_000));
+}
+
+#[test]
+fn a_list_that_is_too_long_is_refused() {
+    let databases =
+        (0..=10_000).map(|i| serde_json::json!({"name": format!("d{}", i % 10_000), "owner": "a"}));
+    let mut object: Value = serde_saphyr::from_str(RESOURCE).unwrap();
+    object["spec"]["databases"] = databases.collect();
+    let problems = errors(&object.to_string()).to_string();
+    assert!(problems.contains("has 10001 entries"), "{problems}");
+    assert!(problems.contains("'d0' stands there twice"), "{problems}");
+}
+
+#[test]
 fn errors_never_show_a_secret() {
     let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: app}\nstringData:\n";
     for text in [
