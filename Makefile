@@ -38,7 +38,6 @@ deny: ## Check licenses, sources and advisories of dependencies
 
 generate: ## Write the CRD and the generated parts of the docs anew
 	GLOWPLUG_BLESS=1 $(CARGO) test --locked --lib
-	GLOWPLUG_BLESS=1 INSTA_UPDATE=always $(CARGO) test --locked --test generated
 
 bench: setup ## Measure against the yardsticks, in one run
 	$(CARGO) bench --locked

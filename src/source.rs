@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::Error;
+pub use secret_directory::secret_in;
 
 use crate::spec::{ComputeSpec, Errors, Secrets};
 

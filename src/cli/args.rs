@@ -432,6 +432,38 @@ pub struct PlanArgs {
     pub secrets_dir: Option<PathBuf>,
 }
 
+#[cfg(feature = "storage")]
+impl From<DevArgs> for crate::dev::Settings {
+    fn from(args: DevArgs) -> Self {
+        Self {
+            file: args.file,
+            state_dir: args.state_dir,
+            port: args.port,
+            check: args.check,
+            pg_bin_dir: args.pg_bin_dir,
+            secrets_dir: args.secrets_dir,
+            http_ports: [
+                args.external_http_port,
+                args.internal_http_port,
+                args.probe_port,
+            ],
+        }
+    }
+}
+
+#[cfg(feature = "storage")]
+impl From<StorageArgs> for crate::dev::StorageSettings {
+    fn from(args: StorageArgs) -> Self {
+        Self {
+            state_dir: args.state_dir,
+            listen: args.listen,
+            safekeepers: usize::from(args.safekeepers),
+            timelines: args.timeline,
+            pg_bin_dir: args.pg_bin_dir,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

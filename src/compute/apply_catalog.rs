@@ -12,7 +12,7 @@ use super::facts::Fact;
 use super::local;
 use crate::catalog::{self, ApplyOptions, CatalogTarget};
 use crate::report::StepFacts;
-use crate::spec::ComputeSpec;
+use crate::spec::{ComputeMode, ComputeSpec};
 
 /// Limit of one statement.
 const STATEMENT_TIMEOUT: Duration = Duration::from_mins(2);
@@ -29,6 +29,10 @@ pub(super) async fn apply(
     facts: &mpsc::Sender<Fact>,
     cancel: &CancellationToken,
 ) -> Result<bool, Error> {
+    if spec.skip_catalog_updates || spec.mode != ComputeMode::Primary {
+        let _ = facts.send(Fact::Catalog(StepFacts::Done("Skipped"))).await;
+        return Ok(true);
+    }
     let tell = async |fact| {
         // The owner outlives its jobs; a closed channel means that the process ends.
         let _ = facts.send(fact).await;

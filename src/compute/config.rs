@@ -52,6 +52,9 @@ pub struct Limits {
     /// A failed start keeps answering status this long before the process ends; a new
     /// spec in this time starts again. `None`: it stays.
     pub failed_linger: Option<Duration>,
+    /// Without a usable spec the process ends (exit code 65) after this long. `None`: it
+    /// waits for one.
+    pub invalid_spec_linger: Option<Duration>,
     /// After a fast termination status is answered this long.
     pub terminated_linger: Duration,
     /// How postgres is stopped.
@@ -69,6 +72,7 @@ impl Default for Limits {
             postgres_ready: Duration::from_mins(5),
             catalog: Duration::from_mins(10),
             failed_linger: Some(Duration::from_secs(30)),
+            invalid_spec_linger: Some(Duration::from_secs(30)),
             terminated_linger: Duration::from_secs(30),
             stop: StopBudget::default(),
             misrouted_scrape: Duration::from_secs(15),

@@ -78,7 +78,9 @@ pub fn apply(snapshot: &mut Snapshot, fact: Fact) {
         }
         Fact::PostgresAccepting { version } => {
             snapshot.postgres.phase = PostgresPhase::Accepting;
-            snapshot.postgres.version = version;
+            // What a distribution adds to it in brackets is of no use here.
+            let plain = |text: String| text.split(' ').next().unwrap_or_default().to_owned();
+            snapshot.postgres.version = version.map(plain);
         }
         Fact::Relay(relay) => {
             // A relay that reconnects knows nothing for a moment; what is committed stays so.

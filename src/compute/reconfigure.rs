@@ -17,9 +17,10 @@ use super::error::Error;
 use super::facts::Fact;
 use super::{apply_catalog, local};
 use crate::pgdata;
+use crate::process::{Command, Spawner};
 use crate::report::StepFacts;
 use crate::safekeeper::relay::RelayCommand;
-use crate::spec::{ComputeMode, ComputeSpec};
+use crate::spec::{ComputeSpec, change};
 
 /// How long postgres may take to read its configuration again.
 const RELOAD_LIMIT: Duration = Duration::from_secs(10);
@@ -29,6 +30,7 @@ const RELOAD_POLL: Duration = Duration::from_millis(10);
 /// What a reconfiguration needs.
 pub(super) struct Reconfiguration {
     pub(super) config: Arc<ComputeConfig>,
+    pub(super) spawner: Spawner,
     /// The spec that the running postgres was started with: how it is reached.
     pub(super) started_with: Arc<ComputeSpec>,
     /// The spec in force so far.
@@ -37,6 +39,8 @@ pub(super) struct Reconfiguration {
     pub(super) spec: Arc<ComputeSpec>,
     /// The spec whose configuration is in force.
     pub(super) configured: Arc<ComputeSpec>,
+    /// Whether the catalog does not match the spec in force so far.
+    pub(super) catalog_behind: bool,
     /// The relay, for the Vanilla flavor.
     pub(super) relay: Option<mpsc::Sender<RelayCommand>>,
     pub(super) facts: mpsc::Sender<Fact>,
@@ -66,6 +70,7 @@ async fn apply(job: &Reconfiguration) -> Result<Reconfigured, Error> {
         &job.started_with,
         &job.spec,
         &job.configured,
+        &job.spawner,
         &job.facts,
     )
     .await?;
@@ -77,8 +82,10 @@ async fn apply(job: &Reconfiguration) -> Result<Reconfigured, Error> {
             .send(RelayCommand::Membership(job.spec.safekeepers.clone()))
             .await;
     }
-    let catalog_applied = if job.spec.mode == ComputeMode::Primary && !job.spec.skip_catalog_updates
-    {
+    // A changed identity never gets here; if it did, comparing everything is safe.
+    let work = change::between(&job.before, &job.spec).ok();
+    let catalog_differs = work.as_ref().is_none_or(|work| work.catalog);
+    let catalog_applied = if catalog_differs || job.catalog_behind {
         let (config, facts) = (&job.config, &job.facts);
         apply_catalog::apply(config, &job.started_with, &job.spec, facts, &job.cancel).await?
     } else {
@@ -97,6 +104,7 @@ pub(super) async fn apply_conf(
     started_with: &ComputeSpec,
     spec: &Arc<ComputeSpec>,
     configured: &Arc<ComputeSpec>,
+    spawner: &Spawner,
     facts: &mpsc::Sender<Fact>,
 ) -> Result<(), Error> {
     if local::render_conf(config, spec) == local::render_conf(config, configured) {
@@ -109,7 +117,10 @@ pub(super) async fn apply_conf(
     tell(Fact::Configuration(StepFacts::Running { last_error: None })).await;
     let sql = Sql::connect(config, started_with).await?;
     write(config, spec).await?;
-    let refused = sql.refused_settings().await?;
+    let (mut refused, some_need_restart) = sql.refused_settings().await?;
+    if refused.is_empty() && some_need_restart {
+        refused.extend(refused_at_start(config, spawner).await?);
+    }
     if !refused.is_empty() {
         write(config, configured).await?;
         let text = refused.join("; ");
@@ -124,6 +135,32 @@ pub(super) async fn apply_conf(
     tell(Fact::RestartRequired(sql.pending_restart().await?)).await;
     tell(Fact::Configuration(StepFacts::Done("Reloaded"))).await;
     Ok(())
+}
+
+/// Why a postgres that started now would refuse its configuration, if it would.
+async fn refused_at_start(
+    config: &ComputeConfig,
+    spawner: &Spawner,
+) -> Result<Option<String>, Error> {
+    let program = config.pg_bin_dir.join("postgres");
+    let failed = |source| Error::Version {
+        program: program.clone(),
+        source: Some(source),
+    };
+    // Any setting will do: all of the configuration is read before it is printed.
+    let command = Command::new(&program)
+        .args(["-C", "max_connections", "-D"])
+        .arg(&config.pgdata)
+        .env("LC_MESSAGES", "C")
+        .run_as(config.run_as.clone());
+    let output = spawner.run(command, RELOAD_LIMIT).await.map_err(failed)?;
+    if output.exit.success() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&output.stderr)
+        .trim()
+        .replace('\n', "; ");
+    Ok(Some(text))
 }
 
 async fn write(config: &Arc<ComputeConfig>, spec: &Arc<ComputeSpec>) -> Result<(), Error> {
@@ -175,18 +212,22 @@ impl Sql {
         Ok(texts.collect())
     }
 
-    /// What postgres would refuse of the files as they are now. That a setting needs a
-    /// restart is no refusal.
-    async fn refused_settings(&self) -> Result<Vec<String>, Error> {
-        self.column(
-            "SELECT pg_catalog.format('%s%s', f.name || ': ', f.error) \
-             FROM pg_catalog.pg_file_settings f \
-             LEFT JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) = pg_catalog.lower(f.name) \
-             WHERE f.error IS NOT NULL \
-             AND NOT (s.context IS NOT DISTINCT FROM 'postmaster' \
-                      AND f.error LIKE '%cannot be changed without restarting%')",
-        )
-        .await
+    /// What postgres would refuse of the files as they are now, and whether anything else
+    /// needs a restart to be tried. Of a setting that needs one, postgres says the same
+    /// whether its value is good or not.
+    async fn refused_settings(&self) -> Result<(Vec<String>, bool), Error> {
+        let error_of = |context: &str| {
+            format!(
+                "SELECT pg_catalog.format('%s%s', f.name || ': ', f.error) \
+                 FROM pg_catalog.pg_file_settings f \
+                 LEFT JOIN pg_catalog.pg_settings s \
+                   ON pg_catalog.lower(s.name) = pg_catalog.lower(f.name) \
+                 WHERE f.error IS NOT NULL AND (s.context IS NOT DISTINCT FROM 'postmaster') = {context}"
+            )
+        };
+        let refused = self.column(&error_of("false")).await?;
+        let at_restart = self.column(&error_of("true")).await?;
+        Ok((refused, !at_restart.is_empty()))
     }
 
     /// Has postgres read its configuration again, and waits until it has.

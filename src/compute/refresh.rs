@@ -18,6 +18,7 @@ use super::reconfigure;
 use crate::backoff::Backoff;
 use crate::error::{Category as _, Retry};
 use crate::pageserver;
+use crate::process::Spawner;
 use crate::spec::{ComputeSpec, ShardMap};
 
 /// Attempts to ask the storage controller.
@@ -26,6 +27,7 @@ const ATTEMPTS: u32 = 5;
 /// What a refresh needs.
 pub(super) struct Refresh {
     pub(super) config: Arc<ComputeConfig>,
+    pub(super) spawner: Spawner,
     pub(super) http: reqwest::Client,
     pub(super) started_with: Arc<ComputeSpec>,
     pub(super) spec: Arc<ComputeSpec>,
@@ -65,10 +67,11 @@ async fn refresh(job: &Refresh) -> Result<Refreshed, Error> {
         config,
         started_with,
         configured,
+        spawner,
         facts,
         ..
     } = job;
-    reconfigure::apply_conf(config, started_with, &spec, configured, facts).await?;
+    reconfigure::apply_conf(config, started_with, &spec, configured, spawner, facts).await?;
     info!("storage moved; the new locations are in force");
     Ok(Refreshed {
         configured: spec,

@@ -442,19 +442,10 @@ impl Startup {
         self.tell(Fact::PostgresAccepting { version }).await;
         self.done(Phase::PostgresStart, began).await;
         let began = Instant::now();
-        if self.spec.mode == ComputeMode::Primary && !self.spec.skip_catalog_updates {
-            let apply = apply_catalog::apply(
-                &self.config,
-                &self.spec,
-                &self.spec,
-                &self.facts,
-                &self.cancel,
-            );
-            self.unless_interrupted(running, apply.instrument(info_span!("apply_catalog")))
-                .await?;
-        } else {
-            self.tell(Fact::Catalog(StepFacts::Done("Skipped"))).await;
-        }
+        let (config, spec) = (&self.config, &self.spec);
+        let apply = apply_catalog::apply(config, spec, spec, &self.facts, &self.cancel);
+        let apply = apply.instrument(info_span!("apply_catalog"));
+        self.unless_interrupted(running, apply).await?;
         self.done(Phase::CatalogApply, began).await;
         Ok(())
     }

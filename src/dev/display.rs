@@ -89,8 +89,8 @@ fn start_text(now: &Snapshot) -> String {
 }
 
 fn postgres_text(now: &Snapshot) -> String {
-    let version = now.postgres.version.as_deref().unwrap_or("postgres");
-    format!("{version} accepts connections")
+    let version = now.postgres.version.as_deref().unwrap_or_default();
+    format!("PostgreSQL {version} accepts connections")
 }
 
 fn catalog_text(now: &Snapshot) -> String {
@@ -202,7 +202,7 @@ mod tests {
         let shown = display.update(&snapshot).join("\n");
         insta::assert_snapshot!(shown, @r"
         safekeepers  agree on the commit LSN                                   6 ms
-        postgres     15.18 accepts connections                                41 ms
+        postgres     PostgreSQL 15.18 accepts connections                     41 ms
         running      spec to running                                         205 ms
         ");
         assert!(display.update(&snapshot).is_empty());

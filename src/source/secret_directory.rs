@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::secret_set::{Reference, SecretSet, SecretState};
 use crate::secret::Secret;
+use crate::spec::SecretError;
 
 /// Longest content of a key; Kubernetes' own limit for a whole Secret.
 const MAX_BYTES: u64 = 1 << 20;
@@ -17,6 +18,22 @@ pub(super) async fn read(directory: PathBuf, references: BTreeSet<Reference>) ->
     tokio::task::spawn_blocking(move || read_blocking(&directory, references))
         .await
         .unwrap_or_default()
+}
+
+/// The secret of one key. Without a directory no Secret exists. Blocks.
+///
+/// # Errors
+///
+/// Which of the Secret and its key is not there, or why it cannot be read.
+pub fn secret_in(directory: Option<&Path>, name: &str, key: &str) -> Result<Secret, SecretError> {
+    let directory = directory
+        .filter(|_| is_plain(name))
+        .ok_or(SecretError::NotFound)?;
+    match read_secret(&directory.join(name), &BTreeSet::from([key.to_owned()])) {
+        SecretState::Present(mut keys) => keys.remove(key).flatten().ok_or(SecretError::KeyMissing),
+        SecretState::Missing => Err(SecretError::NotFound),
+        SecretState::Unreadable(why) => Err(SecretError::Unreadable(why)),
+    }
 }
 
 fn read_blocking(directory: &Path, references: BTreeSet<Reference>) -> SecretSet {

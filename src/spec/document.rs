@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use self::secret_object::SecretObjects;
+pub use self::text::objects;
 use super::neon_json::{
     self, ComputeConfig, ComputeCtlConfig, ControlPlaneConfigResponse, ControlPlaneStatus,
 };

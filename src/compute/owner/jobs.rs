@@ -99,7 +99,7 @@ impl Owner {
             cancel: cancel.clone(),
         };
         self.begin(cancel, async {
-            JobDone::Startup(Box::new(startup.run().await))
+            JobDone::Startup(Box::new(Box::pin(startup.run()).await))
         });
     }
 
@@ -115,10 +115,12 @@ impl Owner {
         let cancel = CancellationToken::new();
         let job = Reconfiguration {
             config: self.config.clone(),
+            spawner: self.spawner.clone(),
             started_with: running.spec.clone(),
             before: before.unwrap_or_else(|| current.spec.clone()),
             spec: current.spec.clone(),
             configured: running.configured.clone(),
+            catalog_behind: !matches!(self.snapshot.catalog.step, StepFacts::Done(_)),
             relay: running.relay.as_ref().map(RelayTask::commands),
             facts: self.fact_sender.clone(),
             cancel: cancel.clone(),
@@ -138,6 +140,7 @@ impl Owner {
         let cancel = CancellationToken::new();
         let job = refresh::Refresh {
             config: self.config.clone(),
+            spawner: self.spawner.clone(),
             http: self.outputs.http.clone(),
             started_with: running.spec.clone(),
             spec: current.spec.clone(),

@@ -1,14 +1,16 @@
 //! What the source says: specs accepted, refused, gone, out of reach.
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Owner;
 use crate::api::status::ComputeState;
+use crate::compute::ending::Ending;
 use crate::compute::state::Event;
 use crate::error::truncate;
 use crate::report::{EventKind, Phase, SpecFacts};
-use crate::spec::ComputeSpec;
 use crate::spec::revision::{Rejection, Revision, SourceEvent};
+use crate::spec::{ComputeSpec, change};
 
 /// How much of a rejection goes into the log, in bytes.
 const LOGGED: usize = 4096;
@@ -77,6 +79,7 @@ impl Owner {
         }
         self.pending = Some(revision);
         self.timers.end = None;
+        self.ending = Ending::Stopped;
         self.transition(Event::SpecAccepted);
         if self.snapshot.state == ComputeState::Init {
             self.interrupt_failing_startup();
@@ -102,23 +105,22 @@ impl Owner {
         );
         self.snapshot.observed_generation = Some(rejection.generation);
         self.snapshot.rejection = Some(rejection);
+        // Without a good spec before it there is nothing to run; who supervises this
+        // process is to see that.
+        let has_spec = self.current.is_some() || self.pending.is_some();
+        if !has_spec && self.timers.end.is_none() {
+            self.ending = Ending::SpecInvalid;
+            let linger = self.config.limits.invalid_spec_linger;
+            self.timers.end = linger.map(|linger| Instant::now() + linger);
+        }
     }
 
     /// Why a spec is not for this compute: a compute serves one timeline all its life.
     pub(super) fn identity_change(&self, spec: &ComputeSpec) -> Option<String> {
         let known = &self.pending.as_ref().or(self.current.as_ref())?.spec;
-        let change = |field: &str, old: String, new: String| {
-            format!("{field} cannot change from {old} to {new}: make another compute for it")
-        };
-        if known.tenant_id != spec.tenant_id {
-            let (old, new) = (known.tenant_id.to_string(), spec.tenant_id.to_string());
-            return Some(change("spec.tenantId", old, new));
-        }
-        if known.timeline_id != spec.timeline_id {
-            let (old, new) = (known.timeline_id.to_string(), spec.timeline_id.to_string());
-            return Some(change("spec.timelineId", old, new));
-        }
-        None
+        change::between(known, spec)
+            .err()
+            .map(|errors| errors.to_string())
     }
 
     /// Makes the pending revision the current one.

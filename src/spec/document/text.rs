@@ -17,7 +17,7 @@ const MOST_NODES: usize = 1_000_000;
 const MOST_ALIASES: usize = 10_000;
 
 /// The objects of a text: one in JSON; several in YAML, or in a List.
-pub(super) fn objects(text: &str) -> Result<Vec<Value>, Errors> {
+pub fn objects(text: &str) -> Result<Vec<Value>, Errors> {
     if text.len() > LONGEST {
         let problem = format!("is {} bytes long", text.len());
         let advice = format!("at most {LONGEST} are read");

@@ -1,0 +1,15 @@
+//! Whole computes on real PostgreSQL and the development storage: what was acknowledged
+//! is there after any crash, two computes cannot both commit, and trouble ends in a clear
+//! condition.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail"
+)]
+
+mod durability;
+mod lifecycle;
+mod stage;
+mod trouble;

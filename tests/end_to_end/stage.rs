@@ -1,0 +1,264 @@
+//! A stage for a whole compute: storage in this process, `glowplug compute` as a real
+//! process beside it, and a client of its postgres.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use glowplug::id::{TenantId, TimelineId};
+use glowplug::process::{Child, Command, Exit, RunAs, Signal, Spawner};
+use glowplug::storage::{self, Storage, StorageConfig};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Everything awaited in these tests comes about long before.
+pub(crate) const LIMIT: Duration = Duration::from_mins(2);
+/// Between two looks at something that cannot be awaited.
+const POLL: Duration = Duration::from_millis(10);
+
+pub(crate) const TENANT: &str = "9ef87a5bf0d92544f6fafeeb3239695c";
+pub(crate) const TIMELINE: &str = "de200bd42b49cc1814412c7e592dd6e9";
+
+/// Storage with one timeline, and a directory for what computes need.
+pub(crate) struct Stage {
+    pub(crate) directory: TempDir,
+    pub(crate) spawner: Spawner,
+    pub(crate) storage: Storage,
+    run_as: Option<RunAs>,
+}
+
+pub(crate) fn pg_bin_dir() -> PathBuf {
+    let found = fs::read_dir("/usr/lib/postgresql").unwrap();
+    let newest = found.map(|entry| entry.unwrap().path().join("bin")).max();
+    newest.expect("PostgreSQL is installed: run deploy/setup.sh")
+}
+
+impl Stage {
+    pub(crate) async fn set() -> Self {
+        let directory = TempDir::with_prefix("glowplug-e2e").unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let spawner = Spawner::start().unwrap();
+        let run_as = RunAs::for_postgres();
+        let config = StorageConfig {
+            state_dir: directory.path().join("storage"),
+            pg_bin_dir: pg_bin_dir(),
+            safekeepers: 3,
+            listen: std::net::Ipv4Addr::LOCALHOST.into(),
+            run_as: run_as.clone(),
+            token: None,
+        };
+        let storage = storage::start(config, &spawner, CancellationToken::new())
+            .await
+            .unwrap();
+        let (tenant, timeline): (TenantId, TimelineId) =
+            (TENANT.parse().unwrap(), TIMELINE.parse().unwrap());
+        storage.create_timeline(tenant, timeline).await.unwrap();
+        Self {
+            directory,
+            spawner,
+            storage,
+            run_as,
+        }
+    }
+
+    /// A spec for this storage, with one role and its database.
+    pub(crate) fn spec(&self, port: u16) -> Value {
+        let shards = self.storage.shard_map().shards;
+        let shards: Vec<_> = shards
+            .iter()
+            .map(|shard| json!({"number": shard.index.number, "libpq": shard.libpq, "http": shard.http}))
+            .collect();
+        json!({
+            "apiVersion": "glowplug.dev/v1alpha1",
+            "kind": "ComputeSpec",
+            "metadata": {"name": "main"},
+            "spec": {
+                "tenantId": TENANT,
+                "timelineId": TIMELINE,
+                "mode": "Primary",
+                "postgres": {"flavor": "Vanilla", "port": port},
+                "storage": {
+                    "safekeepers": {"endpoints": self.storage.safekeeper_endpoints()},
+                    "pageservers": {"shards": shards},
+                    "storageController": {"url": self.storage.controller_url()},
+                },
+                "roles": [{"name": "app"}],
+                "databases": [{"name": "shop", "owner": "app"}],
+            },
+        })
+    }
+
+    /// A compute that is not started yet.
+    pub(crate) fn compute(&self, name: &str, spec: &Value) -> Compute<'_> {
+        let home = self.directory.path().join(name);
+        fs::create_dir_all(&home).unwrap();
+        if let Some(run_as) = &self.run_as {
+            chown(&home, Some(run_as.uid), Some(run_as.gid)).unwrap();
+        }
+        let compute = Compute {
+            stage: self,
+            home,
+            port: 0,
+            arguments: Vec::new(),
+            child: None,
+            log: None,
+        };
+        let port = spec["spec"]["postgres"]["port"]
+            .as_u64()
+            .unwrap_or_default() as u16;
+        compute.write_spec(&spec.to_string());
+        Compute { port, ..compute }
+    }
+}
+
+/// A port that is free now.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// One `glowplug compute`.
+pub(crate) struct Compute<'a> {
+    stage: &'a Stage,
+    pub(crate) home: PathBuf,
+    pub(crate) port: u16,
+    /// Arguments beyond those that every test needs.
+    pub(crate) arguments: Vec<String>,
+    child: Option<Child>,
+    log: Option<AbortOnDropHandle<()>>,
+}
+
+impl Compute<'_> {
+    pub(crate) fn pgdata(&self) -> PathBuf {
+        self.home.join("pgdata")
+    }
+
+    pub(crate) fn write_spec(&self, text: &str) {
+        let path = self.home.join("spec.yaml");
+        fs::write(path.with_extension("new"), text).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
+    }
+
+    /// Starts the process; its log goes to a file that failures print.
+    pub(crate) async fn start(&mut self) {
+        let _ = fs::remove_file(self.home.join("status.yaml"));
+        let path = |name: &str| self.home.join(name).display().to_string();
+        let command = Command::new(env!("CARGO_BIN_EXE_glowplug"))
+            .args([
+                "compute",
+                "--insecure-no-auth",
+                "--listen-addresses",
+                "127.0.0.1",
+            ])
+            .args([
+                "--external-http-address",
+                "127.0.0.1",
+                "--probe-address",
+                "127.0.0.1",
+            ])
+            .args(["--external-http-port", "0", "--internal-http-port", "0"])
+            .args([
+                "--probe-port",
+                "0",
+                "--compute-id",
+                "test",
+                "--log-format",
+                "text",
+            ])
+            .args(["--spec-path".to_owned(), path("spec.yaml")])
+            .args(["--pgdata".to_owned(), path("pgdata")])
+            .args(["--socket-dir".to_owned(), path("s")])
+            .args(["--status-file".to_owned(), path("status.yaml")])
+            .args([
+                "--pgbin".to_owned(),
+                pg_bin_dir().join("postgres").display().to_string(),
+            ])
+            .args(&self.arguments)
+            .lines();
+        let mut child = self.stage.spawner.spawn(command).await.unwrap();
+        let mut lines = child.take_lines().unwrap();
+        let mut file = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.home.join("log"))
+            .unwrap();
+        let log = tokio::spawn(async move {
+            while let Some(line) = lines.next().await {
+                let _ = std::io::Write::write_all(&mut file, &line.bytes);
+                let _ = std::io::Write::write_all(&mut file, b"\n");
+            }
+        });
+        self.child = Some(child);
+        self.log = Some(AbortOnDropHandle::new(log));
+    }
+
+    pub(crate) fn status(&self) -> String {
+        fs::read_to_string(self.home.join("status.yaml")).unwrap_or_default()
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.home.join("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().rev().take(60).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Waits until the status document says all of these.
+    pub(crate) async fn says(&self, wanted: &[&str]) {
+        let give_up = Instant::now() + LIMIT;
+        loop {
+            let status = self.status();
+            if wanted.iter().all(|text| status.contains(text)) {
+                return;
+            }
+            assert!(
+                Instant::now() < give_up,
+                "the status never said {wanted:?}:\n{status}\nlog:\n{}",
+                self.log()
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    pub(crate) async fn running(&self) {
+        self.says(&["state: Running"]).await;
+    }
+
+    /// SIGKILL to the compute and all that it started.
+    pub(crate) async fn kill(&mut self) {
+        let child = self.child.take().unwrap();
+        child.kill_tree().await.unwrap();
+        child.wait().await;
+    }
+
+    pub(crate) async fn signal(&self, signal: Signal) {
+        self.child.as_ref().unwrap().signal(signal).await.unwrap();
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) async fn ended(&mut self) -> Exit {
+        let child = self.child.take().unwrap();
+        let ended = tokio::time::timeout(LIMIT, child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("it does not end; log:\n{}", self.log()))
+    }
+
+    /// Connects as the superuser, if postgres accepts connections now.
+    pub(crate) async fn try_connect(&self) -> Option<Client> {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(self.home.join("s")).port(self.port);
+        config.user("cloud_admin").dbname("postgres");
+        let (client, connection) = config.connect(NoTls).await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
+    }
+
+    pub(crate) async fn connect(&self) -> Client {
+        match self.try_connect().await {
+            Some(client) => client,
+            None => panic!("cannot connect; log:\n{}", self.log()),
+        }
+    }
+}
