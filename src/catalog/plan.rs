@@ -150,6 +150,21 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// In one line: a fresh cluster gets all of them.
+    fn write_migrations(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut numbers = self.steps.iter().filter_map(|step| match step.change {
+            Change::Migrate { number, .. } => Some(number),
+            _ => None,
+        });
+        match (numbers.next(), numbers.next_back()) {
+            (Some(first), Some(last)) => writeln!(f, "  carry out migrations {first} to {last}"),
+            (Some(only), None) => writeln!(f, "  carry out migration {only}"),
+            (None, _) => writeln!(f, "  take note that all are done"),
+        }
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.steps.is_empty() {
@@ -160,8 +175,12 @@ impl fmt::Display for Plan {
             if stage != Some(step.stage) {
                 writeln!(f, "{}:", step.stage.title())?;
                 stage = Some(step.stage);
+                if step.stage == Stage::Migrations {
+                    self.write_migrations(f)?;
+                }
             }
             match &step.database {
+                _ if step.stage == Stage::Migrations => {}
                 Some(database) => writeln!(f, "  in database {database:?}: {}", step.change)?,
                 None => writeln!(f, "  {}", step.change)?,
             }

@@ -10,7 +10,7 @@ use super::change::{Change, PasswordChange};
 use super::desired::{Desired, Verifiers};
 use super::observed::{INVALID, Membership, Observed, ObservedDatabase, ObservedRole};
 use super::role_options::{Flag, Flags};
-use super::{LAST_MIGRATION, Plan, Stage, plan};
+use super::{LAST_MIGRATION, Plan, plan};
 use crate::catalog::password::settle;
 use crate::secret::Secret;
 use crate::spec::{
@@ -114,13 +114,6 @@ fn refusals(plan: &Plan) -> Vec<String> {
     plan.refusals.iter().map(line).collect()
 }
 
-/// Migrations are in every plan for a fresh cluster, and much of the same.
-fn without_migrations(plan: &Plan) -> Plan {
-    let mut plan = plan.clone();
-    plan.steps.retain(|step| step.stage != Stage::Migrations);
-    plan
-}
-
 #[test]
 fn a_plan_reads_well_and_shows_no_password() {
     let mut spec = spec(
@@ -184,7 +177,7 @@ fn a_plan_reads_well_and_shows_no_password() {
     let places = BTreeSet::from([None, Some("kept".to_owned()), Some("gone".to_owned())]);
     observed.dependencies.insert("leaver".to_owned(), places);
     let plan = plan_for(&observed, &spec);
-    insta::assert_snapshot!(without_migrations(&plan).to_string());
+    insta::assert_snapshot!(plan.to_string());
     for secret in ["hunter2", "SCRAM", "md5"] {
         assert!(!plan.to_string().contains(secret));
         assert!(!format!("{plan:?}").contains(secret));
