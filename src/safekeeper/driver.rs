@@ -1,15 +1,16 @@
 //! Carries out what a [`Proposer`] decides: connects, sends, reads back WAL, and
 //! hands in what arrives and when. Contains no decision of its own.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::address::Introduction;
 use super::fetch::{FetchEvent, Fetches};
 use super::link::{LinkEvent, Links};
 use super::proposer::{
-    ConfigError, Endpoints, Failure, Input, Output, Proposer, ProposerConfig, Slot, Synced,
+    ConfigError, Endpoints, Failure, Input, Loss, Output, Proposer, ProposerConfig, Slot, Synced,
 };
 use crate::pgwire::ConnectConfig;
 
@@ -19,6 +20,9 @@ pub(super) struct Driver {
     links: Links,
     fetches: Fetches,
     finished: Option<Result<Synced, Failure>>,
+    /// What was last logged of a safekeeper that is away: it is tried again and
+    /// again, and told of once.
+    away: BTreeMap<Slot, Loss>,
 }
 
 /// Something for the proposer.
@@ -41,6 +45,7 @@ impl Driver {
             links: Links::new(introduction.clone()),
             fetches: Fetches::new(introduction, local),
             finished: None,
+            away: BTreeMap::new(),
         })
     }
 
@@ -115,9 +120,17 @@ impl Driver {
     /// Hands in what happened.
     pub(super) fn handle(&mut self, event: Event) {
         let input = match event {
-            Event::Link(LinkEvent::Received(slot, message)) => Input::Received(slot, message),
+            Event::Link(LinkEvent::Received(slot, message)) => {
+                if self.away.remove(&slot).is_some() {
+                    info!(safekeeper = self.endpoint(slot), "safekeeper answers");
+                }
+                Input::Received(slot, message)
+            }
             Event::Link(LinkEvent::Lost(slot, loss)) => {
-                debug!(safekeeper = self.endpoint(slot), %loss, "lost");
+                if self.away.get(&slot) != Some(&loss) {
+                    warn!(safekeeper = self.endpoint(slot), "no connection: it {loss}");
+                    self.away.insert(slot, loss.clone());
+                }
                 Input::Lost(slot, loss)
             }
             // There is nothing to hand in: the next pump finds the room.

@@ -1,5 +1,7 @@
 //! A postgres, three safekeepers, and a relay between them.
 
+#![allow(dead_code, reason = "tests and benches use different parts of this")]
+
 use std::fs;
 use std::time::Duration;
 
@@ -40,11 +42,20 @@ pub(crate) struct Quorum {
 
 impl Quorum {
     pub(crate) async fn start(count: u64) -> Self {
+        Self::start_with(count, false).await
+    }
+
+    /// With WAL made durable, as in production.
+    pub(crate) async fn start_durable(count: u64) -> Self {
+        Self::start_with(count, true).await
+    }
+
+    async fn start_with(count: u64, fsync: bool) -> Self {
         let directory = TempDir::with_prefix("glowplug-relay").unwrap();
         let mut nodes = Vec::new();
         for id in 1..=count {
             let mut config = SafekeeperConfig::new(id, directory.path().join(id.to_string()));
-            config.fsync = false;
+            config.fsync = fsync;
             let started = Safekeeper::start(config, &CancellationToken::new()).await;
             nodes.push(started.unwrap());
         }
@@ -87,6 +98,10 @@ impl Quorum {
 
     /// A sync as the next compute does it.
     pub(crate) async fn sync(&self) -> Synced {
+        self.sync_as(true).await
+    }
+
+    pub(crate) async fn sync_as(&self, always_elect: bool) -> Synced {
         let config = SyncConfig {
             tenant_id: key().tenant_id,
             timeline_id: key().timeline_id,
@@ -94,7 +109,7 @@ impl Quorum {
             token: None,
             pg_version: 150_000,
             system_id: 0,
-            always_elect: true,
+            always_elect,
             connect_timeout: Duration::from_secs(10),
             deadline: LIMIT,
         };

@@ -28,8 +28,9 @@ const TLI: &str = "1";
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often in a row postgres may say that WAL is gone before that is believed.
 const REMOVED_LIMIT: u32 = 3;
-/// Waits between attempts to connect: postgres may be starting.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+/// Waits between attempts to connect: postgres may be starting, and its first commit
+/// waits for us.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
 
 /// From the Unix epoch to PostgreSQL's, 2000-01-01: 30 years with 7 leap days.
 const POSTGRES_EPOCH: Duration = Duration::from_hours((30 * 365 + 7) * 24);
