@@ -57,7 +57,7 @@ impl Writer {
             lsn: self.end,
         });
         let mut log = wal::Log::new(self.end, Vec::new());
-        log.append(1, 64);
+        log.append(1, 1, 64);
         for endpoint in &quorum.endpoints {
             self.push(endpoint, &log.bytes).await;
         }
