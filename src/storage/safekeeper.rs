@@ -28,6 +28,8 @@ pub use faults::Faults;
 pub use timeline::TimelineStatus;
 
 use std::fmt;
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -114,6 +116,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Another process, or another part of this one, serves the directory.
+    #[error("{} is in use by a running safekeeper: stop that one first", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The directory belongs to another safekeeper, whose promises must not be kept
     /// under this id.
     #[error("{} belongs to safekeeper '{found}', not {id}: give each id a directory of its own", dir.display())]
@@ -132,13 +140,13 @@ impl Category for Error {
         match self {
             Self::Listen { .. } => "AddressUnavailable",
             Self::Directory { .. } => "DiskFailed",
-            Self::OtherNode { .. } => "DirectoryTaken",
+            Self::OtherNode { .. } | Self::InUse { .. } => "DirectoryTaken",
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Listen { .. } | Self::Directory { .. } => Retry::Backoff,
+            Self::Listen { .. } | Self::Directory { .. } | Self::InUse { .. } => Retry::Backoff,
             Self::OtherNode { .. } => Retry::Never,
         }
     }
@@ -197,7 +205,7 @@ impl Safekeeper {
         mut config: SafekeeperConfig,
         cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        claim_directory(&config).await?;
+        let lock = claim_directory(&config).await?;
         let (pg_listener, pg_addr) = listen(config.id, config.listen).await?;
         let (http_listener, http_addr) = listen(config.id, config.http_listen).await?;
         config.listen = pg_addr;
@@ -212,6 +220,7 @@ impl Safekeeper {
             faults: FaultView::new(view.clone()),
             checkpoint_interval: config.checkpoint_interval,
             crashed: Arc::clone(&crashed),
+            lock: Arc::new(lock),
         };
         let span = info_span!("safekeeper", safekeeper = config.id);
         let registry = Registry::start(
@@ -317,29 +326,46 @@ async fn listen(id: u64, address: SocketAddr) -> Result<(TcpListener, SocketAddr
     Ok((listener, bound))
 }
 
-/// Makes the directory this safekeeper's, or finds that it is already.
-async fn claim_directory(config: &SafekeeperConfig) -> Result<(), Error> {
+/// Makes the directory this safekeeper's, or finds that it is already. The lock
+/// keeps everybody else out as long as it is held.
+async fn claim_directory(config: &SafekeeperConfig) -> Result<File, Error> {
     let (id, dir) = (config.id, config.dir.clone());
+    let claimed = tokio::task::spawn_blocking(move || claim(id, dir)).await;
+    claimed.unwrap_or_else(|_| {
+        Err(Error::Directory {
+            id,
+            dir: config.dir.clone(),
+            source: std::io::Error::other("interrupted"),
+        })
+    })
+}
+
+fn claim(id: u64, dir: PathBuf) -> Result<File, Error> {
     let failed = |source| Error::Directory {
         id,
         dir: dir.clone(),
         source,
     };
-    tokio::fs::create_dir_all(&dir).await.map_err(failed)?;
-    let file = dir.join("safekeeper.id");
-    match tokio::fs::read_to_string(&file).await {
-        Ok(text) if text.trim() == id.to_string() => Ok(()),
-        Ok(text) => Err(Error::OtherNode {
-            id,
-            found: text.trim().to_owned(),
-            dir,
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let written = tokio::fs::write(&file, format!("{id}\n")).await;
-            written.map_err(failed)
-        }
-        Err(error) => Err(failed(error)),
+    std::fs::create_dir_all(&dir).map_err(failed)?;
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = options.open(dir.join("safekeeper.id")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(Error::InUse { dir }),
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
+    let mut found = String::new();
+    file.read_to_string(&mut found).map_err(failed)?;
+    match found.trim() {
+        "" => writeln!(file, "{id}").map_err(failed)?,
+        found if found == id.to_string() => {}
+        found => {
+            let found = found.to_owned();
+            return Err(Error::OtherNode { id, dir, found });
+        }
+    }
+    Ok(file)
 }
 
 async fn accept_connections(

@@ -9,6 +9,7 @@ use glowplug::storage::safekeeper::{
     Error, Safekeeper, SafekeeperConfig, TimelineKey, TimelineStatus,
 };
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -198,6 +199,28 @@ async fn a_directory_serves_one_safekeeper_only() {
     let other = SafekeeperConfig::new(2, directory.path());
     let refused = Safekeeper::start(other, &CancellationToken::new()).await;
     assert!(matches!(refused, Err(Error::OtherNode { id: 2, .. })));
+}
+
+#[tokio::test]
+async fn a_directory_in_use_is_refused_until_it_is_free() {
+    let directory = TempDir::new().unwrap();
+    let first = node(&directory).await;
+    let second = SafekeeperConfig::new(1, directory.path());
+    let refused = Safekeeper::start(second.clone(), &CancellationToken::new()).await;
+    assert!(matches!(refused, Err(Error::InUse { .. })));
+    first.stop().await;
+    start(second).await;
+}
+
+#[tokio::test]
+async fn a_half_sent_call_does_not_keep_a_safekeeper_from_stopping() {
+    let directory = TempDir::new().unwrap();
+    let node = node(&directory).await;
+    let mut call = tokio::net::TcpStream::connect(node.http_addr())
+        .await
+        .unwrap();
+    call.write_all(b"GET /v1/sta").await.unwrap();
+    timeout(LIMIT, node.stop()).await.unwrap();
 }
 
 #[tokio::test]

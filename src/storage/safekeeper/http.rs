@@ -3,6 +3,8 @@
 //! Paths, bodies and texts are upstream's (`safekeeper/src/http/routes.rs`), for the
 //! parts that exist here: no remote storage, no pull between safekeepers.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
@@ -26,6 +28,9 @@ use crate::secret::Secret;
 use crate::storage::acceptor::{ControlState, Refusal, ServerInfo};
 use crate::storage::membership::MembershipDocument;
 use crate::wire::safekeeper::Membership;
+
+/// How long calls in progress may take to end once the safekeeper stops.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serves until cancelled.
 pub(super) async fn serve(listener: TcpListener, node: Node, token: Option<Secret>) {
@@ -58,9 +63,19 @@ pub(super) async fn serve(listener: TcpListener, node: Node, token: Option<Secre
         .method_not_allowed_fallback(not_found)
         .layer(middleware::from_fn_with_state(node.clone(), pause))
         .with_state(node);
+    let stopping = cancel.clone();
     let server = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned());
-    if let Err(error) = server.await {
-        warn!("HTTP API ended: {}", chain(&error));
+    let too_late = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(GOODBYE_LIMIT).await;
+    };
+    tokio::select! {
+        result = server => {
+            if let Err(error) = result {
+                warn!("HTTP API ended: {}", chain(&error));
+            }
+        }
+        () = too_late => warn!("HTTP API ended while a request was half sent"),
     }
 }
 

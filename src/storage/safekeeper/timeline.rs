@@ -6,6 +6,7 @@
 //! longer.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -170,6 +171,9 @@ pub(super) struct Surroundings {
     pub(super) checkpoint_interval: Duration,
     /// Set before the cancellation if what no sync has covered is to be lost.
     pub(super) crashed: Arc<AtomicBool>,
+    /// Held as long as any timeline may be written.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(super) lock: Arc<File>,
 }
 
 /// Starts the task of an opened timeline; it ends when `cancel` is cancelled, or
