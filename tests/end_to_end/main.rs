@@ -10,6 +10,10 @@
 )]
 
 mod durability;
+#[allow(dead_code, reason = "these tests use a part of it")]
+#[path = "../apiserver/harness.rs"]
+mod harness;
+mod kubernetes;
 mod lifecycle;
 mod stage;
 mod trouble;

@@ -101,9 +101,14 @@ impl Stage {
         }
         let compute = Compute {
             stage: self,
+            source: vec![
+                "--spec-path".to_owned(),
+                home.join("spec.yaml").display().to_string(),
+            ],
             home,
             port: 0,
             arguments: Vec::new(),
+            kubeconfig: None,
             child: None,
             log: None,
         };
@@ -126,6 +131,10 @@ pub(crate) struct Compute<'a> {
     stage: &'a Stage,
     pub(crate) home: PathBuf,
     pub(crate) port: u16,
+    /// Where the spec comes from; the file that is written here by default.
+    pub(crate) source: Vec<String>,
+    /// For sources on an API server.
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// Arguments beyond those that every test needs.
     pub(crate) arguments: Vec<String>,
     child: Option<Child>,
@@ -169,7 +178,7 @@ impl Compute<'_> {
                 "--log-format",
                 "text",
             ])
-            .args(["--spec-path".to_owned(), path("spec.yaml")])
+            .args(&self.source)
             .args(["--pgdata".to_owned(), path("pgdata")])
             .args(["--socket-dir".to_owned(), path("s")])
             .args(["--status-file".to_owned(), path("status.yaml")])
@@ -179,6 +188,10 @@ impl Compute<'_> {
             ])
             .args(&self.arguments)
             .lines();
+        let command = match &self.kubeconfig {
+            Some(kubeconfig) => command.env("KUBECONFIG", kubeconfig),
+            None => command,
+        };
         let mut child = self.stage.spawner.spawn(command).await.unwrap();
         let mut lines = child.take_lines().unwrap();
         let mut file = fs::File::options()
