@@ -59,6 +59,10 @@ fn write_whole_numbers_whole(value: &mut Value) {
 /// everywhere. And it bounds quantities, which the derived schema leaves open.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
+    if let Some(description) = &mut schema.description {
+        // Links are for readers of the code.
+        *description = description.replace("[`", "`").replace("`]", "`");
+    }
     if schema.x_kubernetes_int_or_string == Some(true) {
         schema.description = Some("A quantity, like 500m or 2Gi.".to_owned());
         schema.pattern = Some(QUANTITY.to_owned());

@@ -204,9 +204,13 @@ fn wrong_type(path: &str, value: &Value, expected: &str) -> FieldError {
         Value::Object(_) => "an object",
     };
     let advice = match (expected, value) {
-        ("string", Value::Bool(_) | Value::Number(_)) => {
-            format!("put it in quotes: \"{value}\"")
+        ("string", Value::Bool(_)) => {
+            "put it in quotes: YAML reads on, off, yes and no as booleans".to_owned()
         }
+        ("string", Value::Number(number)) if number.is_i64() => {
+            format!("put it in quotes: \"{number}\"")
+        }
+        ("string", Value::Number(_)) => "put it in quotes".to_owned(),
         ("string", _) => "write text".to_owned(),
         ("integer", Value::String(_)) => "write a whole number, without quotes".to_owned(),
         ("integer", _) => "write a whole number".to_owned(),

@@ -105,6 +105,7 @@ fn all_that_is_wrong_is_said_at_once() {
     settings:
     - {name: max_connections, value: 200}
     - {name: max connections, value: \"200\"}
+    - {name: autovacuum, value: off}
     - {name: port, value: \"5433\"}
   roles:
   - {name: app}
