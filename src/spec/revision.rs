@@ -11,8 +11,8 @@ pub struct Revision {
     pub spec: Arc<ComputeSpec>,
     /// `metadata.generation` of the resource; a counter of the source elsewhere.
     pub generation: i64,
-    /// `sha256:…` of what the spec says ([`super::hash()`]), for the status. It leaves
-    /// secrets out: whether there is work to do, the specs themselves tell.
+    /// `sha256:…` over the source's text with secrets resolved: equal hashes need
+    /// no work.
     pub hash: String,
     /// Where it came from, for people: `computespec shop/main`, `file /etc/…`.
     pub origin: String,
