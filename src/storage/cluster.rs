@@ -29,7 +29,7 @@ use crate::storage::files::blocking;
 use crate::storage::knobs::Knobs;
 use crate::storage::pageserver::{Locations, Pageserver, PageserverConfig, WAIT_LSN_TIMEOUT};
 use crate::storage::safekeeper::{Safekeeper, SafekeeperConfig};
-use crate::storage::timelines::{Timeline, Timelines, TimelinesConfig, WalSource};
+use crate::storage::timelines::{COMPACT_AFTER, Timeline, Timelines, TimelinesConfig, WalSource};
 use addresses::{Lock, NodePorts, Ports, reachable};
 pub use error::Error;
 
@@ -59,6 +59,9 @@ pub struct StorageOptions {
     pub wait_lsn_timeout: Duration,
     /// Whether safekeepers make WAL durable for the case that the machine crashes.
     pub fsync: bool,
+    /// A newer base is made when the newest is so many bytes of WAL behind; `None`
+    /// for never.
+    pub compact_after: Option<u64>,
 }
 
 impl Default for StorageOptions {
@@ -67,6 +70,7 @@ impl Default for StorageOptions {
             pageservers: 1,
             wait_lsn_timeout: WAIT_LSN_TIMEOUT,
             fsync: true,
+            compact_after: Some(COMPACT_AFTER),
         }
     }
 }
@@ -127,7 +131,8 @@ pub async fn start_with(
     let (lock, ports) =
         blocking(move || Ok::<_, Error>((Lock::take(&dir)?, Ports::read(&dir)?))).await?;
     let safekeepers = start_safekeepers(&config, &options, &ports, &cancel).await?;
-    let timelines = Box::pin(open_timelines(&config, &safekeepers, spawner, &cancel)).await?;
+    let timelines = open_timelines(&config, &options, &safekeepers, spawner, &cancel);
+    let timelines = Box::pin(timelines).await?;
     let pageservers = start_pageservers(&config, &options, &ports, &timelines, &cancel).await?;
     let controller = ControllerConfig {
         dir: config.state_dir.join("controller"),
@@ -181,6 +186,7 @@ async fn start_safekeepers(
 
 async fn open_timelines(
     config: &StorageConfig,
+    options: &StorageOptions,
     safekeepers: &[SafekeeperSlot],
     spawner: &Spawner,
     cancel: &CancellationToken,
@@ -191,6 +197,7 @@ async fn open_timelines(
         run_as: config.run_as.clone(),
         sources: safekeepers.iter().map(SafekeeperSlot::source).collect(),
         token: config.token.clone(),
+        compact_after: options.compact_after,
     };
     Ok(Timelines::open(config, spawner, cancel.clone()).await?)
 }

@@ -161,6 +161,17 @@ fn give(path: &Path, owner: Option<&RunAs>) -> Result<(), Error> {
     chown(path, Some(*uid), Some(*gid)).map_err(failed("hand over", path))
 }
 
+/// Hands a tree over to a user.
+pub(super) fn give_tree(path: &Path, owner: &RunAs) -> Result<(), Error> {
+    give(path, Some(owner))?;
+    if path.is_dir() {
+        for inner in list(path)? {
+            give_tree(&inner, owner)?;
+        }
+    }
+    Ok(())
+}
+
 /// Copies a tree of files and directories, for `owner` if there is one.
 pub(super) fn copy_tree(from: &Path, to: &Path, owner: Option<&RunAs>) -> Result<(), Error> {
     create_for(to, owner)?;

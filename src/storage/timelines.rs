@@ -15,6 +15,7 @@
 //! 2. `last_record_lsn` only grows, and everything below it can be read.
 
 mod base;
+mod compaction;
 mod ingest;
 mod postgres;
 mod timeline;
@@ -26,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{Instrument, info, info_span};
 
 pub use base::Base;
 pub use ingest::{ReceiverStatus, WalSource};
@@ -61,6 +62,17 @@ pub enum Error {
         /// The one asked for.
         wanted: u32,
     },
+    /// WAL could not be replayed.
+    #[error("cannot replay WAL on a base")]
+    Replay(#[source] process::Error),
+    /// Replaying ended elsewhere.
+    #[error("replaying WAL ended with the checkpoint at {found}, not {wanted}")]
+    ReplayEnd {
+        /// The checkpoint that was to be reached.
+        wanted: Lsn,
+        /// The one that was.
+        found: Lsn,
+    },
     /// The timeline exists with another version.
     #[error("timeline already exists with different parameters")]
     Conflict,
@@ -84,7 +96,8 @@ impl Category for Error {
     fn category(&self) -> &'static str {
         match self {
             Self::Files(source) => source.category(),
-            Self::Initdb(source) => source.category(),
+            Self::Initdb(source) | Self::Replay(source) => source.category(),
+            Self::ReplayEnd { .. } => "ReplayFailed",
             Self::Version { .. } => "WrongVersion",
             Self::Conflict | Self::InProgress(_) => "Conflict",
             Self::NotContiguous { .. } | Self::NotWal(_) => "ProtocolViolation",
@@ -94,9 +107,12 @@ impl Category for Error {
     fn retry(&self) -> Retry {
         match self {
             Self::Files(source) => source.retry(),
-            Self::Initdb(source) => source.retry(),
+            Self::Initdb(source) | Self::Replay(source) => source.retry(),
             Self::Version { .. } | Self::Conflict => Retry::Never,
-            Self::InProgress(_) | Self::NotContiguous { .. } | Self::NotWal(_) => Retry::Backoff,
+            Self::InProgress(_)
+            | Self::ReplayEnd { .. }
+            | Self::NotContiguous { .. }
+            | Self::NotWal(_) => Retry::Backoff,
         }
     }
 }
@@ -114,7 +130,14 @@ pub struct TimelinesConfig {
     pub sources: Vec<WalSource>,
     /// The token that they ask for.
     pub token: Option<Secret>,
+    /// A newer base is made when the newest is so many bytes of WAL behind; `None`
+    /// for never.
+    pub compact_after: Option<u64>,
 }
+
+/// A default for [`TimelinesConfig::compact_after`]: replaying so much takes less than
+/// half a second.
+pub const COMPACT_AFTER: u64 = 64 * 1024 * 1024;
 
 type Key = (TenantId, TimelineId);
 
@@ -278,6 +301,17 @@ impl Timelines {
             cancel: self.shared.cancel.clone(),
         };
         self.shared.tasks.spawn(receiver.run());
+        if let Some(after) = self.shared.config.compact_after {
+            let compactor = compaction::Compactor {
+                timeline: timeline.clone(),
+                tools: self.shared.tools.clone(),
+                after,
+                cancel: self.shared.cancel.clone(),
+            };
+            let (tenant_id, timeline_id) = key;
+            let span = info_span!("compact", %tenant_id, %timeline_id);
+            self.shared.tasks.spawn(compactor.run().instrument(span));
+        }
         Ok(timeline)
     }
 

@@ -38,6 +38,7 @@ pub(crate) const ATTACHED: Option<Location> = Some(Location {
 pub(crate) async fn timelines(
     bench: &Bench,
     sources: Vec<WalSource>,
+    compact_after: Option<u64>,
     cancel: &CancellationToken,
 ) -> Timelines {
     let config = TimelinesConfig {
@@ -46,6 +47,7 @@ pub(crate) async fn timelines(
         run_as: bench.owner.clone(),
         sources,
         token: None,
+        compact_after,
     };
     let opened = Timelines::open(config, bench.spawner(), cancel.clone()).await;
     opened.unwrap()
@@ -148,9 +150,13 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) async fn new(sources: Vec<WalSource>) -> Self {
+        Self::compacting(sources, None).await
+    }
+
+    pub(crate) async fn compacting(sources: Vec<WalSource>, after: Option<u64>) -> Self {
         let bench = Bench::new();
         let cancel = CancellationToken::new();
-        let timelines = timelines(&bench, sources, &cancel).await;
+        let timelines = timelines(&bench, sources, after, &cancel).await;
         let timeline = timelines.create(TENANT, TIMELINE, None).await.unwrap();
         let node = Node::start(&bench, 1, &timelines, &cancel).await;
         node.locations.set(SHARD, ATTACHED).unwrap();

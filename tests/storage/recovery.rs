@@ -8,6 +8,7 @@ use glowplug::pageserver::BackupKind;
 use glowplug::pgdata;
 use glowplug::spec::ComputeMode;
 use glowplug::storage::knobs::BackupFault;
+use glowplug::storage::timelines::Timeline;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +109,7 @@ async fn what_was_committed_is_there_after_a_fresh_start() {
     let before = timeline.end();
     let cancel = CancellationToken::new();
     source.commit.send_replace(later);
-    let second_life = timelines(&bench, vec![source.address.clone()], &cancel).await;
+    let second_life = timelines(&bench, vec![source.address.clone()], None, &cancel).await;
     let timeline = second_life.find(TENANT, TIMELINE).unwrap();
     assert!(timeline.end().last_record_lsn >= before.last_record_lsn);
     timeline.wait_for(later, LIMIT).await.unwrap();
@@ -208,4 +209,84 @@ async fn no_faulty_backup_passes_for_a_whole_one() {
         assert!(failed.is_err(), "{fault:?}");
     }
     fetch(true).await.unwrap();
+}
+
+/// What a table holds, whatever the order of its rows.
+async fn fingerprint(client: &Client) -> String {
+    let sql = "SELECT count(*) || ' ' || sum(n) || ' ' || sum(hashtext(t)) FROM texts";
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// Writes some megabytes with a checkpoint in the middle, and a transaction prepared
+/// before it and committed behind it.
+async fn write_round(client: &Client, round: usize) {
+    let sql = format!(
+        "CREATE TABLE IF NOT EXISTS texts (n int primary key, t text);
+         INSERT INTO texts SELECT i, md5(i::text)
+         FROM generate_series({round} * 20000 + 1, ({round} + 1) * 20000) i;
+         CREATE TABLE gone_{round} AS SELECT 1"
+    );
+    client.batch_execute(&sql).await.unwrap();
+    let statements = [
+        "BEGIN".to_owned(),
+        format!("UPDATE texts SET t = upper(t) WHERE n % 7 = {round}"),
+        format!("PREPARE TRANSACTION 'p{round}'"),
+        "CHECKPOINT".to_owned(),
+        format!("COMMIT PREPARED 'p{round}'"),
+        format!("DELETE FROM texts WHERE n % 11 = {round}"),
+        format!("DROP TABLE gone_{round}"),
+    ];
+    for sql in statements {
+        client.batch_execute(&sql).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_base_holds_the_same_and_replays_less() {
+    let source = Source::start(1).await;
+    let sources = vec![source.address.clone()];
+    let fixture = Fixture::compacting(sources, Some(1024 * 1024)).await;
+    let first_end = fixture.timeline.oldest_lsn();
+    let pgdata = fixture.full("first", None, true).await;
+    pgdata::prepare_vanilla(&pgdata, None, ComputeMode::Primary).unwrap();
+    configure(&pgdata);
+    let options = [OPTIONS, &["max_prepared_transactions=5"]].concat();
+    let postgres = fixture.bench.start(&pgdata, 5001, &options).await;
+    let client = postgres.connect().await;
+    source.wal.send_replace(pgdata.join("pg_wal"));
+    let mut states = Vec::new();
+    for round in 0..3 {
+        write_round(&client, round).await;
+        let lsn = flushed(&client).await;
+        states.push((lsn, fingerprint(&client).await));
+        let before = fixture.timeline.end().last_record_lsn;
+        source.commit.send_replace(lsn);
+        let made = fixture.timeline.base_from(Lsn(before.0 + 1));
+        let base = tokio::time::timeout(LIMIT, made).await.unwrap();
+        assert!(base.end_lsn() < lsn);
+        assert!(base.redo_lsn() > first_end);
+    }
+    postgres.kill().await;
+
+    for (port, (lsn, state)) in (5002..).zip(&states) {
+        let pgdata = fixture.full(&format!("at-{port}"), Some(*lsn), true).await;
+        let prepared = pgdata::prepare_vanilla(&pgdata, Some(*lsn), ComputeMode::Primary);
+        let prepared = prepared.unwrap();
+        assert_eq!((prepared.lsn, prepared.replays), (*lsn, true));
+        configure(&pgdata);
+        let postgres = fixture.bench.start(&pgdata, port, &options).await;
+        assert_eq!(fingerprint(&postgres.connect().await).await, *state);
+        postgres.kill().await;
+    }
+
+    // The oldest and the newest are left, in the next life, too.
+    let end_for = |timeline: &Timeline, lsn| timeline.base_for(lsn).unwrap().end_lsn();
+    let newest = end_for(&fixture.timeline, states[2].0);
+    fixture.cancel.cancel();
+    fixture.timelines.closed().await;
+    let again = timelines(&fixture.bench, Vec::new(), None, &CancellationToken::new()).await;
+    let again = again.find(TENANT, TIMELINE).unwrap();
+    assert_eq!(end_for(&again, states[2].0), newest);
+    assert_eq!(end_for(&again, states[1].0), first_end);
+    assert_eq!(again.end().last_record_lsn, states[2].0);
 }

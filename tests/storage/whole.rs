@@ -36,6 +36,7 @@ async fn start(bench: &Bench) -> Storage {
         pageservers: 2,
         wait_lsn_timeout: LIMIT,
         fsync: false,
+        compact_after: None,
     };
     let cancel = CancellationToken::new();
     storage::start_with(config, options, bench.spawner(), cancel)

@@ -22,6 +22,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -136,6 +137,24 @@ impl Base {
         })
     }
 
+    /// Lays its files out as a data directory, which must not exist.
+    pub(super) fn unpack(&self, data: &Path) -> Result<(), Error> {
+        files::create_dir(data)?;
+        let private = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(data, private).map_err(files::failed("make", data))?;
+        let mut archive = tar::Archive::new(self.uncompressed()?);
+        archive.set_preserve_permissions(true);
+        archive
+            .unpack(data)
+            .map_err(files::failed("unpack", data))?;
+        files::replace(&data.join(CONTROL_FILE), self.control_file()?.as_bytes())
+    }
+
+    /// Removes the base.
+    pub(super) fn remove(&self) -> Result<(), Error> {
+        files::remove_dir(&self.dir)
+    }
+
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join(DATA)
@@ -179,7 +198,7 @@ impl Base {
     }
 }
 
-fn control_file(data: &Path) -> Result<ControlFile, Error> {
+pub(super) fn control_file(data: &Path) -> Result<ControlFile, Error> {
     read_control_file(&data.join(CONTROL_FILE))
 }
 

@@ -46,6 +46,14 @@ impl PostgresTools {
         Command::new(self.bin_dir.join(program)).run_as(self.run_as.clone())
     }
 
+    /// Gives a tree to whoever runs the programs.
+    pub(super) fn hand_over(&self, tree: &Path) -> Result<(), files::Error> {
+        match &self.run_as {
+            Some(run_as) => files::give_tree(tree, run_as),
+            None => Ok(()),
+        }
+    }
+
     /// A directory that the programs can work in, on the way to `target` if they can
     /// reach that.
     pub(super) fn scratch(&self, target: &Path) -> Result<Scratch, files::Error> {

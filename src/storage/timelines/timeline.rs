@@ -1,7 +1,7 @@
 //! One timeline: what it holds, and waiting for what it does not hold yet.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ pub struct Timeline {
     pg_major: u32,
     system_id: u64,
     /// By their end, never empty.
-    bases: RwLock<Vec<Arc<Base>>>,
+    bases: watch::Sender<Vec<Arc<Base>>>,
     pub(super) end: watch::Sender<LogEnd>,
     pub(super) receiver: watch::Sender<ReceiverStatus>,
     /// How many wait for WAL that is not here yet.
@@ -56,6 +56,9 @@ impl Timeline {
                 bases.push(Arc::new(Base::open(&path)?));
             }
         }
+        for base in superseded(&mut bases) {
+            base.remove()?;
+        }
         let newest = bases.last();
         let newest = newest.ok_or_else(|| files::damaged(dir, "it has no base"))?;
         let facts = newest.facts.clone();
@@ -65,7 +68,7 @@ impl Timeline {
             dir: dir.to_owned(),
             pg_major: facts.pg_major,
             system_id: facts.system_id,
-            bases: RwLock::new(bases),
+            bases: watch::Sender::new(bases),
             end: watch::Sender::new(wal.end()),
             receiver: watch::Sender::default(),
             waiting: watch::Sender::default(),
@@ -103,18 +106,60 @@ impl Timeline {
         self.receiver.borrow().clone()
     }
 
+    /// Its directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes the newest base of a data directory. Bases between the oldest and the
+    /// newest go, unless somebody reads them: those go at the next start. Blocks.
+    pub(super) fn add_base(&self, data: &Path) -> Result<Arc<Base>, files::Error> {
+        let made = Base::make(&self.dir.join(BASES), data, &self.dir.join(WAL))?;
+        let made = Arc::new(made);
+        let mut gone = Vec::new();
+        self.bases.send_modify(|bases| {
+            bases.push(made.clone());
+            gone = superseded(bases);
+        });
+        for base in gone {
+            if Arc::strong_count(&base) == 1 {
+                base.remove()?;
+            }
+        }
+        Ok(made)
+    }
+
+    /// The newest base.
+    #[expect(clippy::expect_used, reason = "`open` refuses a timeline without")]
+    pub(super) fn newest_base(&self) -> Arc<Base> {
+        self.bases
+            .borrow()
+            .last()
+            .cloned()
+            .expect("a timeline has a base")
+    }
+
     /// The first position that a backup can be made at.
     pub fn oldest_lsn(&self) -> Lsn {
-        let bases = self.bases.read().unwrap_or_else(PoisonError::into_inner);
+        let bases = self.bases.borrow();
         bases.first().map_or(Lsn::INVALID, |base| base.end_lsn())
     }
 
     /// The newest base that the timeline at `lsn` can be made of; `None` below the
     /// oldest.
     pub fn base_for(&self, lsn: Lsn) -> Option<Arc<Base>> {
-        let bases = self.bases.read().unwrap_or_else(PoisonError::into_inner);
+        let bases = self.bases.borrow();
         let usable = |base: &&Arc<Base>| base.end_lsn() <= lsn.align_up().skip_page_header();
         bases.iter().rev().find(usable).cloned()
+    }
+
+    /// Waits, without limit, for a base that is made at this position or later.
+    pub async fn base_from(&self, lsn: Lsn) -> Arc<Base> {
+        let mut bases = self.bases.subscribe();
+        let made = |bases: &Vec<Arc<Base>>| bases.last().is_some_and(|base| base.end_lsn() >= lsn);
+        // The sender is ours, so that this cannot fail.
+        let _ = bases.wait_for(made).await;
+        self.newest_base()
     }
 
     /// Path of a WAL segment.
@@ -146,6 +191,14 @@ impl Timeline {
     /// Follows how many wait.
     pub(super) fn waiting(&self) -> watch::Receiver<usize> {
         self.waiting.subscribe()
+    }
+}
+
+/// Takes out all bases but the oldest, for the past, and the newest.
+fn superseded(bases: &mut Vec<Arc<Base>>) -> Vec<Arc<Base>> {
+    match bases.len() {
+        0..=2 => Vec::new(),
+        count => bases.drain(1..count - 1).collect(),
     }
 }
 
