@@ -4,10 +4,11 @@
 //! Texts: `libs/http-utils/src/error.rs` and `auth.rs` of Neon.
 
 use axum::Json;
-use axum::extract::Request;
-use axum::extract::rejection::JsonRejection;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::secret::Secret;
@@ -36,10 +37,20 @@ impl ApiError {
     }
 }
 
-impl From<JsonRejection> for ApiError {
-    fn from(rejection: JsonRejection) -> Self {
-        let text = rejection.body_text();
-        Self::bad_request(&format!("Failed to parse json request: {text}"))
+/// The body of a request, as JSON. Unlike axum's extractor it asks for no content
+/// type, and words its refusal as upstream does.
+pub(in crate::storage) struct Body<T>(pub(in crate::storage) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state).await;
+        let bytes = bytes.map_err(|rejection| ApiError::bad_request(&rejection.body_text()))?;
+        let parsed = serde_json::from_slice(&bytes).map(Self);
+        parsed.map_err(|error| {
+            ApiError::bad_request(&format!("Failed to parse json request: {error}"))
+        })
     }
 }
 

@@ -11,6 +11,7 @@
 mod cluster;
 mod node;
 mod pages;
+mod recorded;
 mod recovery;
 mod wal_source;
 mod whole;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -16,7 +15,7 @@ use super::placement::Placement;
 use super::{DEFAULT_STRIPE_SIZE, Error, Shared};
 use crate::error::chain;
 use crate::id::{ParseIdError, TenantId, TenantShardId, TimelineId};
-use crate::storage::management::{ApiError, check_token};
+use crate::storage::management::{ApiError, Body, check_token};
 
 use crate::storage::pageserver::http::{CreateRequest, creation_error, info, shard_id};
 
@@ -143,9 +142,8 @@ struct ShardParameters {
 
 async fn create_tenant(
     State(shared): State<Arc<Shared>>,
-    request: Result<Json<TenantRequest>, JsonRejection>,
+    Body(request): Body<TenantRequest>,
 ) -> Created {
-    let Json(request) = request?;
     let parameters = request.shard_parameters;
     let count = parameters.map_or(0, |parameters| parameters.count);
     let stripe_size = parameters.and_then(|parameters| parameters.stripe_size);
@@ -167,10 +165,9 @@ async fn create_tenant(
 async fn create_timeline(
     State(shared): State<Arc<Shared>>,
     Path(tenant): Path<String>,
-    request: Result<Json<CreateRequest>, JsonRejection>,
+    Body(request): Body<CreateRequest>,
 ) -> Created {
     let (tenant_id, placement) = placed(&shared, &tenant)?;
-    let Json(request) = request?;
     let timeline_id = request.new_timeline_id;
     let created = shared
         .timelines
@@ -237,10 +234,9 @@ struct MigrateRequest {
 async fn migrate(
     State(shared): State<Arc<Shared>>,
     Path(shard): Path<String>,
-    request: Result<Json<MigrateRequest>, JsonRejection>,
+    Body(request): Body<MigrateRequest>,
 ) -> Answer {
     let shard = shard_id(&shard)?;
-    let Json(request) = request?;
     shared.migrate(shard, request.node_id).await?;
     Ok(Json(json!({})))
 }

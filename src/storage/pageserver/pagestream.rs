@@ -75,7 +75,7 @@ pub(super) async fn serve(
         }
     };
     sender.error(INTERNAL_ERROR, &ended);
-    Session::rejoin(receiver, sender).await.map(Some)
+    Ok(Some(Session::rejoin(receiver, sender)))
 }
 
 async fn answer(

@@ -217,19 +217,13 @@ impl Session {
     }
 
     /// Ends the streams of [`Session::copy_both`], after what the sender has
-    /// appended: the client may send its next query.
-    ///
-    /// # Errors
-    ///
-    /// As [`Session::ready`].
-    pub async fn rejoin(receiver: CopyReceiver, sender: CopySender) -> Result<Self, Error> {
-        let mut session = Self {
+    /// appended; [`Session::ready`] is to follow.
+    pub fn rejoin(receiver: CopyReceiver, sender: CopySender) -> Self {
+        Self {
             input: receiver.input,
             output: sender.output,
             startup: receiver.startup,
-        };
-        session.ready().await?;
-        Ok(session)
+        }
     }
 }
 

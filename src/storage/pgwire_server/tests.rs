@@ -185,7 +185,8 @@ async fn a_connection_outlives_its_copy_streams() {
         session.next_query().await.unwrap().unwrap();
         let (receiver, mut sender) = session.copy_both().await.unwrap();
         sender.error("XX000", "not found");
-        let mut session = Session::rejoin(receiver, sender).await.unwrap();
+        let mut session = Session::rejoin(receiver, sender);
+        session.ready().await.unwrap();
         let query = session.next_query().await.unwrap();
         assert_eq!(session.startup().option("a"), Some("b"));
         query

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -13,7 +12,7 @@ use super::shard_id;
 use crate::error::chain;
 use crate::id::TenantShardId;
 use crate::storage::files::{self, blocking};
-use crate::storage::management::ApiError;
+use crate::storage::management::{ApiError, Body};
 use crate::storage::pageserver::locations::{Location, LocationMode};
 use crate::storage::pageserver::node::Node;
 
@@ -79,10 +78,10 @@ impl LocationConfig {
 pub(super) async fn set(
     State(node): State<Arc<Node>>,
     Path(shard): Path<String>,
-    config: Result<Json<LocationConfig>, JsonRejection>,
+    Body(config): Body<LocationConfig>,
 ) -> Result<Json<Value>, ApiError> {
     let shard = shard_id(&shard)?;
-    let location = config?.location()?;
+    let location = config.location()?;
     let set = node.locations.set(shard, location);
     set.map_err(|error| ApiError::bad_request(&error.to_string()))?;
     let locations = node.locations.clone();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use futures::future::join_all;
@@ -15,7 +14,7 @@ use super::{served, shard_id};
 use crate::error::{Category, chain};
 use crate::id::{TenantShardId, TimelineId};
 use crate::lsn::Lsn;
-use crate::storage::management::ApiError;
+use crate::storage::management::{ApiError, Body};
 use crate::storage::pageserver::node::Node;
 use crate::storage::timelines::{self, Timeline};
 
@@ -33,11 +32,10 @@ pub(in crate::storage) struct CreateRequest {
 pub(super) async fn create(
     State(node): State<Arc<Node>>,
     Path(shard): Path<String>,
-    request: Result<Json<CreateRequest>, JsonRejection>,
+    Body(request): Body<CreateRequest>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     served(&node, &shard)?;
     let shard = shard_id(&shard)?;
-    let Json(request) = request?;
     let created = node
         .timelines
         .create(shard.tenant_id, request.new_timeline_id, request.pg_version)
@@ -131,12 +129,11 @@ struct WaitLimit {
 pub(super) async fn wait_lsn(
     State(node): State<Arc<Node>>,
     Path(shard): Path<String>,
-    request: Result<Json<WaitRequest>, JsonRejection>,
+    Body(request): Body<WaitRequest>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     /// As long as a request may keep a connection busy.
     const LONGEST: Duration = Duration::from_mins(5);
     let tenant_id = served(&node, &shard)?;
-    let Json(request) = request?;
     let limit = Duration::from_secs(request.timeout.secs);
     let limit = limit.saturating_add(Duration::from_nanos(request.timeout.nanos.into()));
     let limit = limit.min(LONGEST);
