@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use futures::future;
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use postgres_protocol::message::frontend;
 
 use super::address::Introduction;
@@ -30,16 +30,24 @@ struct TimelineStatus {
 /// same.
 pub(super) async fn in_sync_at(introduction: &Introduction, endpoints: &[String]) -> Option<Lsn> {
     let ask = |endpoint| status(introduction, endpoint);
-    let answers = future::join_all(endpoints.iter().map(String::as_str).map(ask));
-    let answers = tokio::time::timeout(LIMIT, answers).await.ok()?;
-    agreement(&answers)
+    let answers: FuturesUnordered<_> = endpoints.iter().map(String::as_str).map(ask).collect();
+    let agreed = tokio::time::timeout(LIMIT, agreement(answers)).await;
+    agreed.ok().flatten()
 }
 
-fn agreement(answers: &[Option<TimelineStatus>]) -> Option<Lsn> {
-    let first = (*answers.first()?)?;
-    let agreed =
-        first.flush_lsn == first.commit_lsn && answers.iter().all(|answer| *answer == Some(first));
-    agreed.then_some(first.commit_lsn)
+/// The LSN that all answers name as flushed and committed. Ends with the first that
+/// says something else.
+async fn agreement(mut answers: impl Stream<Item = Option<TimelineStatus>> + Unpin) -> Option<Lsn> {
+    let first = answers.next().await??;
+    if first.flush_lsn != first.commit_lsn {
+        return None;
+    }
+    while let Some(answer) = answers.next().await {
+        if answer != Some(first) {
+            return None;
+        }
+    }
+    Some(first.commit_lsn)
 }
 
 async fn status(introduction: &Introduction, endpoint: &str) -> Option<TimelineStatus> {
@@ -61,6 +69,8 @@ fn read_status(rows: &[Row]) -> Option<TimelineStatus> {
 
 #[cfg(test)]
 mod tests {
+    use futures::stream;
+
     use super::*;
 
     fn at(flush: u64, commit: u64) -> TimelineStatus {
@@ -70,16 +80,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn all_must_say_the_same_and_have_committed_it() {
+    #[tokio::test]
+    async fn all_must_say_the_same_and_have_committed_it() {
         let eight = Some(at(8, 8));
         let zero = Some(at(0, 0));
-        assert_eq!(agreement(&[eight, eight, eight]), Some(Lsn(8)));
-        assert_eq!(agreement(&[zero, zero, zero]), Some(Lsn(0)));
-        assert_eq!(agreement(&[eight, eight, Some(at(16, 16))]), None);
-        assert_eq!(agreement(&[eight, eight, None]), None);
-        assert_eq!(agreement(&[Some(at(16, 8)), Some(at(16, 8))]), None);
-        assert_eq!(agreement(&[]), None);
+        let ahead = Some(at(16, 8));
+        for (answers, expected) in [
+            (vec![eight, eight, eight], Some(Lsn(8))),
+            (vec![zero, zero, zero], Some(Lsn(0))),
+            (vec![eight, eight, Some(at(16, 16))], None),
+            (vec![eight, eight, None], None),
+            (vec![None, eight, eight], None),
+            (vec![ahead, ahead, ahead], None),
+            (vec![], None),
+        ] {
+            let found = agreement(stream::iter(answers.clone())).await;
+            assert_eq!(found, expected, "{answers:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_that_differs_is_enough() {
+        let answers = stream::iter([Some(at(8, 8)), None]).chain(stream::pending());
+        assert_eq!(agreement(answers).await, None);
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub enum Error {
     Config(ConfigError),
     /// Too few safekeepers answered before the deadline.
     #[error(
-        "no majority of the safekeepers answered within {deadline:?}: {}",
+        "no majority of the safekeepers answered within {deadline:?}; check that they run and can be reached: {}",
         summary(safekeepers)
     )]
     NoQuorum {
@@ -331,8 +331,8 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "no majority of the safekeepers answered within 30s: sk-0:5454 is electing; \
-             sk-1:5454 cannot connect: connection refused"
+            "no majority of the safekeepers answered within 30s; check that they run and can be \
+             reached: sk-0:5454 is electing; sk-1:5454 cannot connect: connection refused"
         );
         assert_eq!(error.category(), "NoQuorum");
     }

@@ -4,6 +4,7 @@ mod stand_in;
 
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
 use self::stand_in::{Fault, StandIn};
@@ -143,5 +144,28 @@ async fn a_cancelled_sync_returns() {
         tokio::task::yield_now().await;
         cancel.cancel();
     });
+    assert!(matches!(result, Err(Error::Cancelled)));
+}
+
+#[tokio::test]
+async fn startup_command_and_greeting_are_the_recorded_bytes_and_go_out_unasked() {
+    let recorded = include_str!("../../tests/fixtures/safekeeper/worked-example.txt");
+    let ours = recorded
+        .lines()
+        .filter_map(|l| l.strip_prefix("v3 1 client "));
+    let expected = hex::decode(ours.take(3).collect::<String>()).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config(&[]);
+    config.pg_version = 170_005;
+    config.safekeepers.endpoints = vec![listener.local_addr().unwrap().to_string()];
+    let cancel = CancellationToken::new();
+    let (result, received) = tokio::join!(sync(&config, &cancel), async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut received = vec![0; expected.len()];
+        stream.read_exact(&mut received).await.unwrap();
+        cancel.cancel();
+        received
+    });
+    assert_eq!(hex::encode(received), hex::encode(expected));
     assert!(matches!(result, Err(Error::Cancelled)));
 }

@@ -4,4 +4,5 @@ pub(crate) mod acceptor;
 mod membership;
 mod stream;
 mod sync;
+mod worked_example;
 mod world;
