@@ -131,13 +131,14 @@ impl Startup {
         let began = Instant::now();
         self.tell(Fact::StartupBegan).await;
         let version = local::server_version(&self.config, &self.spawner, &self.spec).await?;
-        let (position, ()) = tokio::try_join!(
+        let (position, connected, ()) = tokio::try_join!(
             self.sync_safekeepers(version)
                 .instrument(info_span!("sync_safekeepers")),
+            self.connect_early(),
             self.recreate_pgdata(),
         )?;
         self.tell(Fact::Safekeepers(position.synced.clone())).await;
-        self.fetch_basebackup(position.lsn)
+        self.fetch_basebackup(position.lsn, connected)
             .instrument(info_span!("basebackup"))
             .await?;
         let start = self
@@ -268,7 +269,24 @@ impl Startup {
         }
     }
 
-    async fn fetch_basebackup(&self, lsn: Option<Lsn>) -> Result<(), Error> {
+    /// Connects to the pageserver while the safekeepers still agree. A failure is no
+    /// matter here: the first attempt at the basebackup meets it again, and reports it.
+    async fn connect_early(&self) -> Result<Option<pageserver::Connected>, Error> {
+        let Some(location) = self.spec.pageservers.shards.first() else {
+            return Ok(None);
+        };
+        Ok(
+            pageserver::connect(&self.basebackup_request(location, None))
+                .await
+                .ok(),
+        )
+    }
+
+    async fn fetch_basebackup(
+        &self,
+        lsn: Option<Lsn>,
+        mut connected: Option<pageserver::Connected>,
+    ) -> Result<(), Error> {
         let began = Instant::now();
         let mut attempts = self.attempts("basebackup", Fact::Basebackup).await;
         let stats = loop {
@@ -281,7 +299,7 @@ impl Startup {
                 .shards
                 .first()
                 .ok_or(Error::NoPageserver)?;
-            match self.fetch_once(location, lsn).await {
+            match self.fetch_once(location, lsn, connected.take()).await {
                 Ok(stats) => break stats,
                 Err(error) => attempts.failed(error).await?,
             }
@@ -298,13 +316,13 @@ impl Startup {
         Ok(())
     }
 
-    async fn fetch_once(
-        &self,
-        location: &crate::spec::ShardLocation,
+    fn basebackup_request<'a>(
+        &'a self,
+        location: &'a crate::spec::ShardLocation,
         lsn: Option<Lsn>,
-    ) -> Result<pageserver::BasebackupStats, Error> {
+    ) -> BasebackupRequest<'a> {
         let replica = self.spec.mode != ComputeMode::Primary;
-        let request = BasebackupRequest {
+        BasebackupRequest {
             tenant_id: self.spec.tenant_id,
             timeline_id: self.spec.timeline_id,
             lsn,
@@ -320,16 +338,31 @@ impl Startup {
             connect_limit: CONNECT_LIMIT,
             answer_limit: self.config.limits.basebackup_answer,
             stall_limit: self.config.limits.basebackup_stall,
-        };
+        }
+    }
+
+    async fn fetch_once(
+        &self,
+        location: &crate::spec::ShardLocation,
+        lsn: Option<Lsn>,
+        connected: Option<pageserver::Connected>,
+    ) -> Result<pageserver::BasebackupStats, Error> {
+        let request = self.basebackup_request(location, lsn);
         let (progress, mut received) = tokio::sync::watch::channel(BasebackupProgress::default());
-        let owner = self.config.run_as.clone();
-        let fetch = pageserver::fetch_basebackup(
-            &request,
-            &self.config.pgdata,
-            owner.as_ref(),
-            &progress,
-            &self.cancel,
-        );
+        let (into, owner) = (&self.config.pgdata, self.config.run_as.as_ref());
+        let fetch = async {
+            match connected {
+                Some(connected) => {
+                    connected
+                        .fetch(&request, into, owner, &progress, &self.cancel)
+                        .await
+                }
+                None => {
+                    pageserver::fetch_basebackup(&request, into, owner, &progress, &self.cancel)
+                        .await
+                }
+            }
+        };
         tokio::pin!(fetch);
         let began = Instant::now();
         let mut tick = tokio::time::interval(PROGRESS_INTERVAL);

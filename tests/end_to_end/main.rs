@@ -10,7 +10,6 @@
 )]
 
 mod durability;
-#[allow(dead_code, reason = "these tests use a part of it")]
 #[path = "../apiserver/harness.rs"]
 mod harness;
 mod kubernetes;
