@@ -20,7 +20,6 @@ pub mod config_map;
 mod directory_watch;
 mod error;
 pub mod file;
-mod fingerprint;
 mod intake;
 mod last_good;
 pub mod resource;
@@ -41,11 +40,12 @@ pub use secret_directory::secret_in;
 use crate::spec::{ComputeSpec, Errors, Secrets};
 
 /// Turns the text of a document into the internal specification, asking for the
-/// Secrets that it refers to.
+/// Secrets that it refers to; `None` for an envelope of Neon's that holds no spec.
 ///
 /// It is called more than once for one document, the first time with placeholders
 /// for the Secrets, to find out which these are.
-pub type Resolve = Arc<dyn Fn(&str, &Secrets<'_>) -> Result<ComputeSpec, Errors> + Send + Sync>;
+pub type Resolve =
+    Arc<dyn Fn(&str, &Secrets<'_>) -> Result<Option<ComputeSpec>, Errors> + Send + Sync>;
 
 /// What all sources are told alike.
 #[derive(Clone)]

@@ -30,7 +30,7 @@ use crate::report::status_writer;
 use crate::report::write_policy;
 use crate::source;
 use crate::spec::revision::SourceEvent;
-use crate::spec::{ComputeSpec, Errors, FieldError, Secrets, document, neon_json, validate};
+use crate::spec::{ComputeSpec, Errors, Secrets, document, neon_json, validate};
 use crate::telemetry::metrics::Metrics;
 
 /// Events of the source that may wait for the owner.
@@ -188,13 +188,13 @@ fn watch(
     Ok(())
 }
 
-/// Reads a document and insists on what a compute cannot do without.
-fn resolve(text: &str, secrets: &Secrets<'_>) -> Result<ComputeSpec, Errors> {
-    let spec = document::parse(text, secrets)?.spec.ok_or_else(|| {
-        let advice = "the control plane has no spec for this compute yet";
-        FieldError::new("spec", "is missing", advice)
-    })?;
-    validate::require_storage(&spec)?;
+/// Reads a document and insists on what a compute cannot do without. An envelope of
+/// Neon's may hold no spec yet: the compute then waits for one.
+fn resolve(text: &str, secrets: &Secrets<'_>) -> Result<Option<ComputeSpec>, Errors> {
+    let spec = document::parse(text, secrets)?.spec;
+    if let Some(spec) = &spec {
+        validate::require_storage(spec)?;
+    }
     Ok(spec)
 }
 

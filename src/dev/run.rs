@@ -257,7 +257,7 @@ pub(super) fn resolver(storage: &Storage, port: u16) -> source::Resolve {
             spec.storage_controller = Some(controller.clone());
         }
         spec.postgres.port = port;
-        Ok(spec)
+        Ok(Some(spec))
     })
 }
 

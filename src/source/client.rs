@@ -13,11 +13,16 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for a request to be taken off our hands.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
+/// Longest silence of a connection. The server sends a bookmark a minute on a watch
+/// that is otherwise silent (`bookmarkFrequency` in `k8s.io/apiserver`), so a watch that
+/// is silent for longer is dead, and is set up again.
+const SILENCE_LIMIT: Duration = Duration::from_secs(150);
+
 /// A client from this kubeconfig file; without one, from `KUBECONFIG`,
 /// `~/.kube/config` or the environment of the pod, in this order.
 ///
-/// It has no limit for answers, as watches are open-ended, and retries nothing by
-/// itself: `report::api_call::within` and the callers' backoff do that.
+/// Its limit for answers is one for watches, and it retries nothing by itself: see
+/// `report::api_call::within`, and the callers' backoff.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     let mut config = match kubeconfig {
         Some(path) => from_file(path).await?,
@@ -27,7 +32,9 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     };
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.write_timeout = Some(WRITE_LIMIT);
-    config.read_timeout = None;
+    config.read_timeout = Some(SILENCE_LIMIT);
+    // Counted from the request, not from the one before it on the same connection.
+    config.reset_reader_on_write = true;
     config.default_retry = false;
     Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
 }

@@ -71,7 +71,6 @@ fn document(object: &DynamicObject, key: Option<&str>) -> Result<Document, Field
     Ok(Document {
         text: (*text).to_owned(),
         generation: None,
-        is_public: false,
     })
 }
 

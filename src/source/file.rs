@@ -98,7 +98,6 @@ async fn look(path: &Path, options: &Options, intake: &mut Intake) -> Result<(),
             Document {
                 text,
                 generation: None,
-                is_public: false,
             },
             &secrets,
         )

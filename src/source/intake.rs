@@ -8,14 +8,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::fingerprint::Fingerprinter;
 use super::last_good::{GoodCopy, LastGood};
 use super::secret_set::{SecretSet, resolve_with};
 use super::{Options, Resolve};
 use crate::error::chain;
-use crate::id::{TenantId, TimelineId};
 use crate::spec::revision::{Rejection, Revision, SourceEvent};
-use crate::spec::{ComputeSpec, Errors, FieldError, Reason};
+use crate::spec::{self, ComputeSpec, Errors, FieldError, change};
 
 /// Nobody listens any more: the source may end.
 #[derive(Debug)]
@@ -28,21 +26,18 @@ pub(super) struct Document {
     pub(super) text: String,
     /// Its generation, where the place has one; otherwise distinct texts are counted.
     pub(super) generation: Option<i64>,
-    /// Whether the text holds no secret itself.
-    pub(super) is_public: bool,
 }
 
 /// Where a source's findings go.
 pub(super) struct Intake {
     origin: String,
     resolve: Resolve,
-    fingerprinter: Fingerprinter,
     last_good: Option<LastGood>,
     events: mpsc::Sender<SourceEvent>,
     /// What the receiver was told last.
     told: Option<SourceEvent>,
-    /// Tenant and timeline of the first accepted document.
-    identity: Option<(TenantId, TimelineId)>,
+    /// The newest accepted spec.
+    accepted: Option<Arc<ComputeSpec>>,
     /// The document that was counted last, and the count.
     counted: (String, i64),
 }
@@ -57,11 +52,10 @@ impl Intake {
         Self {
             origin,
             resolve: Arc::clone(&options.resolve),
-            fingerprinter: Fingerprinter::new(rand::random()),
             last_good: options.last_good_dir.as_deref().map(LastGood::in_directory),
             events,
             told: None,
-            identity: None,
+            accepted: None,
             counted: (String::new(), 0),
         }
     }
@@ -81,8 +75,9 @@ impl Intake {
             Some(generation) => generation,
             None => self.count(&document.text),
         };
-        match self.judge(&document, generation, secrets) {
-            Ok((revision, copy)) => self.accept(revision, copy).await,
+        match self.judge(&document.text, generation, secrets) {
+            Ok(Some((revision, copy))) => self.accept(revision, copy).await,
+            Ok(None) => self.absent().await,
             Err(errors) => self.refuse(generation, &errors).await,
         }
     }
@@ -97,7 +92,7 @@ impl Intake {
         self.refuse(generation, &error.into()).await
     }
 
-    /// There is nothing.
+    /// There is nothing, or nothing yet.
     pub(super) async fn absent(&mut self) -> Result<(), Closed> {
         self.tell(SourceEvent::Absent {
             origin: self.origin.clone(),
@@ -123,56 +118,33 @@ impl Intake {
         self.counted.1
     }
 
+    /// `None` if the document says that there is no spec yet.
     fn judge(
         &self,
-        document: &Document,
+        text: &str,
         generation: i64,
         secrets: &SecretSet,
-    ) -> Result<(Revision, GoodCopy), Errors> {
-        let Document {
-            text, is_public, ..
-        } = document;
+    ) -> Result<Option<(Revision, GoodCopy)>, Errors> {
         let (result, used) = resolve_with(&self.resolve, text, secrets);
-        let spec = result?;
-        self.check_identity(&spec)?;
+        let Some(spec) = result? else {
+            return Ok(None);
+        };
+        if let Some(accepted) = &self.accepted {
+            change::between(accepted, &spec)?;
+        }
         let revision = Revision {
+            hash: spec::hash(&spec),
             spec: Arc::new(spec),
             generation,
-            hash: self.fingerprinter.fingerprint(text, *is_public, &used),
             origin: self.origin.clone(),
         };
         let copy = GoodCopy {
             origin: self.origin.clone(),
             generation,
-            text: text.clone(),
-            is_public: *is_public,
+            text: text.to_owned(),
             secrets: used,
         };
-        Ok((revision, copy))
-    }
-
-    fn check_identity(&self, spec: &ComputeSpec) -> Result<(), Errors> {
-        let Some((tenant_id, timeline_id)) = self.identity else {
-            return Ok(());
-        };
-        let changed = |path: &str, from: String, to: String| {
-            let problem = format!("it changed from {from} to {to}, and this compute serves {from}");
-            let advice = "change it back, or start another compute";
-            FieldError::new(path, problem, advice).because(Reason::ImmutableFieldChanged)
-        };
-        let mut errors = Vec::new();
-        if spec.tenant_id != tenant_id {
-            errors.push(changed(
-                "spec.tenantId",
-                tenant_id.to_string(),
-                spec.tenant_id.to_string(),
-            ));
-        }
-        if spec.timeline_id != timeline_id {
-            let (from, to) = (timeline_id.to_string(), spec.timeline_id.to_string());
-            errors.push(changed("spec.timelineId", from, to));
-        }
-        Errors::check(errors)
+        Ok(Some((revision, copy)))
     }
 
     async fn accept(&mut self, revision: Revision, copy: GoodCopy) -> Result<(), Closed> {
@@ -180,7 +152,7 @@ impl Intake {
         if self.told.as_ref() == Some(&event) {
             return Ok(());
         }
-        self.identity = Some((revision.spec.tenant_id, revision.spec.timeline_id));
+        self.accepted = Some(Arc::clone(&revision.spec));
         if let Some(last_good) = &self.last_good
             && let Err(error) = last_good.save(&copy).await
         {
@@ -205,7 +177,7 @@ impl Intake {
 
     /// Tells the last good copy, if nothing was accepted yet and there is one.
     async fn fall_back(&mut self) -> Result<(), Closed> {
-        if self.identity.is_some() {
+        if self.accepted.is_some() {
             return Ok(());
         }
         let Some(last_good) = self.last_good.clone() else {
@@ -220,19 +192,15 @@ impl Intake {
             }
         };
         let secrets = SecretSet::of_references(copy.secrets);
-        let document = Document {
-            text: copy.text,
-            generation: None,
-            is_public: copy.is_public,
-        };
-        match self.judge(&document, copy.generation, &secrets) {
-            Ok((mut revision, _)) => {
+        match self.judge(&copy.text, copy.generation, &secrets) {
+            Ok(None) => Ok(()),
+            Ok(Some((mut revision, _))) => {
                 revision.origin = format!("last good copy of {}", self.origin);
                 info!(
                     generation = revision.generation,
                     "starting from the {}", revision.origin
                 );
-                self.identity = Some((revision.spec.tenant_id, revision.spec.timeline_id));
+                self.accepted = Some(Arc::clone(&revision.spec));
                 self.tell(SourceEvent::Accepted(revision)).await
             }
             Err(errors) => {

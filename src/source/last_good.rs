@@ -30,8 +30,6 @@ pub(super) struct GoodCopy {
     pub(super) generation: i64,
     /// The document.
     pub(super) text: String,
-    /// Whether the text holds no secret itself.
-    pub(super) is_public: bool,
     /// The secrets that it uses.
     pub(super) secrets: BTreeMap<Reference, Secret>,
 }
@@ -48,7 +46,6 @@ struct StoredCopy {
     origin: String,
     generation: i64,
     text: String,
-    is_public: bool,
     secrets: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -69,7 +66,6 @@ impl From<&GoodCopy> for StoredCopy {
             origin: copy.origin.clone(),
             generation: copy.generation,
             text: copy.text.clone(),
-            is_public: copy.is_public,
             secrets,
         }
     }
@@ -85,7 +81,6 @@ impl From<StoredCopy> for GoodCopy {
             origin: stored.origin,
             generation: stored.generation,
             text: stored.text,
-            is_public: stored.is_public,
             secrets: secrets.collect(),
         }
     }
@@ -185,7 +180,6 @@ mod tests {
             origin: "computespec shop/main".to_owned(),
             generation: 7,
             text: "spec: {}".to_owned(),
-            is_public: true,
             secrets: BTreeMap::from([(
                 ("app".to_owned(), "password".to_owned()),
                 Secret::new("hunter2"),

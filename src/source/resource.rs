@@ -48,7 +48,5 @@ fn document(object: &DynamicObject) -> Document {
     Document {
         text: text.to_string(),
         generation: object.metadata.generation,
-        // Its Secrets are referred to; a verifier cannot be tried out cheaply.
-        is_public: true,
     }
 }

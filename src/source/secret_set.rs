@@ -75,7 +75,10 @@ pub(super) fn resolve_with(
     resolve: &Resolve,
     text: &str,
     secrets: &SecretSet,
-) -> (Result<ComputeSpec, Errors>, BTreeMap<Reference, Secret>) {
+) -> (
+    Result<Option<ComputeSpec>, Errors>,
+    BTreeMap<Reference, Secret>,
+) {
     let used = RefCell::new(BTreeMap::new());
     let look_up = |name: &str, key: &str| {
         let secret = secrets.look_up(name, key)?;

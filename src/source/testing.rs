@@ -3,17 +3,11 @@
 use std::sync::Arc;
 
 use super::Resolve;
-use crate::api::resource::ComputeSpec as Resource;
-use crate::spec::FieldError;
-use crate::spec::resolve::from_resource;
+use crate::spec::parse_document;
 
-/// Reads a resource in YAML.
+/// Reads any form.
 pub(super) fn resolve() -> Resolve {
-    Arc::new(|text, secrets| {
-        let resource: Resource = serde_saphyr::from_str(text)
-            .map_err(|error| FieldError::new("", error.to_string(), "mend it"))?;
-        from_resource(&resource.spec, secrets)
-    })
+    Arc::new(|text, secrets| Ok(parse_document(text, secrets)?.spec))
 }
 
 /// A resource for a timeline of this number, with a Secret `app`.

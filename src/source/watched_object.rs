@@ -117,6 +117,8 @@ struct Doubt {
     /// When to find out, or to tell.
     tell_at: Instant,
     message: String,
+    /// What the API server answered; `None` if it did not.
+    answer: Option<FailureKind>,
 }
 
 struct Follower {
@@ -129,6 +131,9 @@ struct Follower {
     /// Whether all that the document needs was seen.
     is_whole: bool,
     doubt: Option<Doubt>,
+    /// The answer of the outage that was told last: a change of the words alone is
+    /// not worth telling.
+    told: Option<FailureKind>,
     backoff: Backoff,
 }
 
@@ -145,7 +150,9 @@ impl Follower {
             doubt: Some(Doubt {
                 tell_at: Instant::now() + options.start_limit,
                 message: format!("no answer within {:?}", options.start_limit),
+                answer: None,
             }),
+            told: None,
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             target,
         }
@@ -230,7 +237,7 @@ impl Follower {
         if failure.kind == FailureKind::Expired {
             return Ok(());
         }
-        self.doubt(explain(&failure));
+        self.doubt(explain(&failure), Some(failure.kind));
         if !self.is_whole && self.intake.is_unreachable() {
             return self.tell_outage().await;
         }
@@ -238,12 +245,16 @@ impl Follower {
     }
 
     /// Begins to doubt, or has a better reason to.
-    fn doubt(&mut self, message: String) {
+    fn doubt(&mut self, message: String, kind: Option<FailureKind>) {
         let tell_at = match &self.doubt {
             Some(doubt) => doubt.tell_at,
             None => Instant::now() + Options::OUTAGE_LIMIT,
         };
-        self.doubt = Some(Doubt { tell_at, message });
+        self.doubt = Some(Doubt {
+            tell_at,
+            message,
+            answer: kind.filter(|kind| kind.is_answer()),
+        });
     }
 
     /// Asks for the object, to find out whether the API server answers.
@@ -265,7 +276,7 @@ impl Follower {
                 Ok(())
             }
             Err(failure) => {
-                self.doubt(explain(&failure));
+                self.doubt(explain(&failure), Some(failure.kind));
                 self.tell_outage().await
             }
         }
@@ -276,15 +287,21 @@ impl Follower {
         let Some(doubt) = self.doubt.take() else {
             return Ok(());
         };
+        let Doubt {
+            message, answer, ..
+        } = &doubt;
+        let message = format!("{}: {message}", self.target.origin);
+        let is_news = !self.intake.is_unreachable() || self.told != *answer;
+        self.told = *answer;
         if self.is_whole {
             let tell_at = Instant::now() + self.backoff.next(rand::random());
-            self.doubt = Some(Doubt {
-                tell_at,
-                message: doubt.message.clone(),
-            });
+            self.doubt = Some(Doubt { tell_at, ..doubt });
         }
-        let message = format!("{}: {}", self.target.origin, doubt.message);
-        self.intake.unreachable(message).await
+        if is_news {
+            self.intake.unreachable(message).await
+        } else {
+            Ok(())
+        }
     }
 
     /// The API server answers.
@@ -322,7 +339,7 @@ impl Follower {
             }
             Err(missing) => {
                 self.is_whole = false;
-                self.doubt(missing);
+                self.doubt(missing, None);
                 if self.intake.is_unreachable() {
                     self.tell_outage().await
                 } else {

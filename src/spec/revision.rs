@@ -11,8 +11,8 @@ pub struct Revision {
     pub spec: Arc<ComputeSpec>,
     /// `metadata.generation` of the resource; a counter of the source elsewhere.
     pub generation: i64,
-    /// `sha256:…` over the source's text with secrets resolved: equal hashes need
-    /// no work.
+    /// `sha256:…` of what the spec says, its secrets left out; for the status. Whether
+    /// there is work to do, the specs themselves tell.
     pub hash: String,
     /// Where it came from, for people: `computespec shop/main`, `file /etc/…`.
     pub origin: String,

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use self::arbitrary::{MARKER, compute_spec};
 use super::*;
+use crate::secret::Secret;
 
 /// The specification as a file for `kubectl apply`.
 fn manifest(spec: &ComputeSpec) -> String {
@@ -56,6 +57,15 @@ proptest! {
         prop_assert!(!debug.contains(MARKER), "{}", debug);
         let resource = serde_json::to_string(&resource.spec).unwrap();
         prop_assert!(!resource.contains(MARKER), "{}", resource);
+    }
+
+    #[test]
+    fn the_hash_tells_contents_apart_and_no_secrets(one in compute_spec(), other in compute_spec()) {
+        prop_assert_eq!(hash(&one), hash(&one.clone()));
+        prop_assert_eq!(hash(&one) == hash(&other), one == other);
+        let mut rotated = one.clone();
+        rotated.storage_token = rotated.storage_token.map(|_| Secret::new("rotated"));
+        prop_assert_eq!(hash(&rotated), hash(&one));
     }
 
     #[test]

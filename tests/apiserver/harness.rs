@@ -28,8 +28,8 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use glowplug::source::client::client;
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -147,12 +147,7 @@ impl ApiServer {
     }
 
     async fn client_as(&self, user: &str) -> Client {
-        let kubeconfig = Kubeconfig::read_from(self.kubeconfig(user)).unwrap();
-        let options = KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-            .await
-            .unwrap();
-        Client::try_from(config).unwrap()
+        client(Some(&self.kubeconfig(user))).await.unwrap()
     }
 
     /// The kubeconfig file of a user that [`ApiServer::write_kubeconfig`] wrote.

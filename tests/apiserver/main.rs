@@ -11,6 +11,7 @@ mod events;
 mod harness;
 mod manifest;
 mod rules;
+mod source;
 mod status;
 
 use k8s_openapi::api::core::v1::ConfigMap;

@@ -1,5 +1,21 @@
 //! Manifests that several tests apply.
 
+/// All that the pod of the compute `main` may do when its spec refers to the Secrets
+/// `storage` and `app`.
+pub(crate) const POD_RULES: &str = r#"
+- {apiGroups: [glowplug.dev], resources: [computespecs], resourceNames: [main], verbs: [get, list, watch]}
+- {apiGroups: [glowplug.dev], resources: [computespecs/status], resourceNames: [main], verbs: [get, patch]}
+- {apiGroups: [""], resources: [secrets], resourceNames: [storage, app], verbs: [get, list, watch]}
+- {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}"#;
+
+/// The Secrets that [`compute_spec`] refers to, with this password.
+pub(crate) fn secrets(password: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: storage}}\nstringData: {{token: opensesame}}\n---\n\
+         apiVersion: v1\nkind: Secret\nmetadata: {{name: app}}\nstringData: {{password: {password}}}\n"
+    )
+}
+
 /// A valid ComputeSpec of this name.
 pub(crate) fn compute_spec(name: &str) -> String {
     format!(

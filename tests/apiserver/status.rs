@@ -18,13 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{self, Namespace};
-use crate::manifest::compute_spec;
-
-/// The rules that the documentation tells users to give to a compute's pod.
-const POD_RULES: &str = "
-- {apiGroups: [glowplug.dev], resources: [computespecs], resourceNames: [main], verbs: [get, list, watch]}
-- {apiGroups: [glowplug.dev], resources: [computespecs/status], resourceNames: [main], verbs: [get, patch]}
-- {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}";
+use crate::manifest::{POD_RULES, compute_spec};
 
 /// A writer, and the snapshots that it follows.
 struct Writer {

@@ -37,7 +37,7 @@ impl Owner {
 
     fn on_accepted(&mut self, revision: Revision) {
         let known = self.pending.as_ref().or(self.current.as_ref());
-        if known.is_some_and(|known| known.hash == revision.hash) {
+        if known.is_some_and(|known| known.spec == revision.spec) {
             // Same content under a new generation: nothing to do but to say so.
             self.observe(revision.generation);
             return;
