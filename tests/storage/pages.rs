@@ -1,8 +1,9 @@
 //! Where a shard is, and what a pageserver says when it is not there.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use glowplug::pageserver::{ProbeOutcome, ProbeRequest, probe, scrape_misrouted};
+use glowplug::pgwire::{ConnectConfig, Connection};
 use glowplug::storage::timelines::Timelines;
 
 use crate::node::{ATTACHED, Fixture, LIMIT, Node, SHARD, TENANT, TIMELINE, pg_major};
@@ -21,6 +22,7 @@ async fn outcome(node: &Node) -> ProbeOutcome {
 }
 
 async fn misrouted(node: &Node) -> u64 {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::new();
     let address = node.location().http.unwrap();
     scrape_misrouted(&http, &address).await.unwrap()
@@ -28,7 +30,6 @@ async fn misrouted(node: &Node) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_moved_is_missed_and_counted() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let fixture = Fixture::new(Vec::new()).await;
     let old = &fixture.node;
     let new = Node::start(&fixture.bench, 2, &fixture.timelines, &fixture.cancel).await;
@@ -69,4 +70,34 @@ async fn a_timeline_is_made_once() {
         other.unwrap_err().to_string(),
         "timeline already exists with different parameters"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_granted_for_what_is_kept() {
+    let fixture = Fixture::new(Vec::new()).await;
+    let address = fixture.node.pageserver.pg_addr();
+    let config = ConnectConfig::tcp(address.ip().to_string(), address.port(), "no_user");
+    let mut connection = Connection::connect(&config).await.unwrap();
+    assert_eq!(connection.parameter("glowplug_storage"), Some("on"));
+    let mut lease = async |lsn: &str| {
+        let command = format!("lease lsn {TENANT} {TIMELINE} {lsn}");
+        let rows = connection.simple_query(&command).await.unwrap();
+        rows[0].0[0].clone()
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let until = lease("0/9999999").await.unwrap().parse::<u128>().unwrap();
+    assert!(until > now.as_millis());
+    assert_eq!(lease("0/10").await, None);
+    let sharded = format!("lease lsn {TENANT}-0001 {TIMELINE} 0/9999999");
+    let refused = connection.simple_query(&sharded).await.unwrap_err();
+    let expected = format!("Not found: Tenant {TENANT} not found");
+    assert!(refused.to_string().contains(&expected), "{refused}");
+    let other = "basebackup cccccccccccccccccccccccccccccccc b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1";
+    let refused = connection.simple_query(other).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("reconnect to switch tenant id")
+    );
+    assert_eq!(misrouted(&fixture.node).await, 1);
 }

@@ -5,13 +5,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use glowplug::error::Category;
 use glowplug::id::{ShardIndex, TenantShardId};
 use glowplug::lsn::Lsn;
 use glowplug::pageserver::{self, BackupKind, BasebackupRequest};
 use glowplug::pgdata;
 use glowplug::pgwire::{ConnectConfig, Host};
 use glowplug::safekeeper::{RelayConfig, RelayStatus, SyncConfig, relay, sync};
-use glowplug::spec::{ComputeMode, PageserverProtocol};
+use glowplug::secret::Secret;
+use glowplug::spec::{ComputeMode, PageserverProtocol, ShardLocation};
 use glowplug::storage::safekeeper::TimelineKey;
 use glowplug::storage::{self, Storage, StorageConfig, StorageOptions};
 use tokio::sync::{mpsc, watch};
@@ -23,6 +25,11 @@ use crate::node::{LIMIT, SHARD, TENANT, TIMELINE, pg_major};
 
 const OPTIONS: &[&str] = &["fsync=off", "synchronous_standby_names=walproposer"];
 
+/// What the nodes of these tests ask for.
+fn token() -> Secret {
+    Secret::new("right")
+}
+
 async fn start(bench: &Bench) -> Storage {
     let config = StorageConfig {
         state_dir: bench.path("storage"),
@@ -30,7 +37,7 @@ async fn start(bench: &Bench) -> Storage {
         safekeepers: 3,
         listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
         run_as: bench.owner.clone(),
-        token: None,
+        token: Some(token()),
     };
     let options = StorageOptions {
         pageservers: 2,
@@ -59,7 +66,7 @@ impl Compute {
             tenant_id: TENANT,
             timeline_id: TIMELINE,
             safekeepers: storage.safekeeper_set(),
-            token: None,
+            token: Some(token()),
             pg_version: pg_major() * 10_000,
             system_id: 0,
             always_elect: true,
@@ -82,7 +89,7 @@ impl Compute {
                 tenant_id: TENANT,
                 timeline_id: TIMELINE,
                 safekeepers: storage.safekeeper_set(),
-                token: None,
+                token: Some(token()),
                 pg_version: pg_major() * 10_000,
                 system_id: prepared.system_identifier,
                 start_lsn: prepared.lsn,
@@ -124,23 +131,32 @@ impl Compute {
     }
 }
 
-async fn fetch(bench: &Bench, storage: &Storage, lsn: Option<Lsn>, port: u16) -> PathBuf {
-    let into = bench.path(&format!("compute-{port}"));
-    let shards = storage.shard_map_of(TENANT).unwrap();
-    let request = BasebackupRequest {
+fn request<'a>(
+    location: &'a ShardLocation,
+    lsn: Option<Lsn>,
+    token: Option<&'a Secret>,
+) -> BasebackupRequest<'a> {
+    BasebackupRequest {
         tenant_id: TENANT,
         timeline_id: TIMELINE,
         lsn,
         kind: BackupKind::Fullbackup,
         compute_mode: ComputeMode::Primary,
         gzip: true,
-        location: &shards.shards[0],
+        location,
         protocol: PageserverProtocol::Libpq,
-        token: None,
+        token,
         connect_limit: LIMIT,
         answer_limit: LIMIT,
         stall_limit: LIMIT,
-    };
+    }
+}
+
+async fn fetch(bench: &Bench, storage: &Storage, lsn: Option<Lsn>, port: u16) -> PathBuf {
+    let into = bench.path(&format!("compute-{port}"));
+    let shards = storage.shard_map_of(TENANT).unwrap();
+    let token = token();
+    let request = request(&shards.shards[0], lsn, Some(&token));
     pgdata::directory::recreate(&into, bench.owner.as_ref()).unwrap();
     let progress = watch::Sender::default();
     let (owner, cancel) = (bench.owner.as_ref(), CancellationToken::new());
@@ -199,7 +215,8 @@ async fn the_controller_says_where_shards_are() {
     storage.create_tenant(TENANT, 2).await.unwrap();
     let http = reqwest::Client::new();
     let url = storage.controller_url();
-    let locate = || pageserver::locate(&http, &url, TENANT, None);
+    let token = token();
+    let locate = || pageserver::locate(&http, &url, TENANT, Some(&token));
     let nodes = |map: &glowplug::spec::ShardMap| -> Vec<_> {
         map.shards.iter().map(|shard| shard.node_id).collect()
     };
@@ -220,5 +237,64 @@ async fn the_controller_says_where_shards_are() {
         storage.shard_map_of(TENANT).map(|map| nodes(&map)),
         Some(nodes(&after))
     );
+    storage.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_asks_for_the_token() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let bench = Bench::new();
+    let right = token();
+    let storage = start(&bench).await;
+    storage.create_timeline(TENANT, TIMELINE).await.unwrap();
+    let shards = storage.shard_map();
+    let location = &shards.shards[0];
+    let wrong = Secret::new("wrong");
+    for (token, expected) in [
+        (Some(&right), Ok(())),
+        (Some(&wrong), Err("AuthFailed")),
+        (None, Err("AuthFailed")),
+    ] {
+        let connected = pageserver::connect(&request(location, None, token)).await;
+        let outcome = connected.map(drop).map_err(|error| error.category());
+        assert_eq!(outcome, expected);
+    }
+    let http = reqwest::Client::new();
+    let url = storage.controller_url();
+    pageserver::locate(&http, &url, TENANT, Some(&right))
+        .await
+        .unwrap();
+    for token in [Some(&wrong), None] {
+        let refused = pageserver::locate(&http, &url, TENANT, token).await;
+        assert_eq!(refused.unwrap_err().category(), "AuthFailed");
+    }
+    storage.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_pageserver_is_gone_and_comes_back_where_it_was() {
+    let bench = Bench::new();
+    let mut storage = start(&bench).await;
+    storage.create_timeline(TENANT, TIMELINE).await.unwrap();
+    let shards = storage.shard_map();
+    let token = token();
+    let request = request(&shards.shards[0], None, Some(&token));
+    let before = pageserver::connect(&request).await.unwrap();
+    storage.stop_pageserver(1).await.unwrap();
+    let gone = pageserver::connect(&request).await.map(drop).unwrap_err();
+    assert_eq!(gone.category(), "Unreachable");
+    storage.start_pageserver(1).await.unwrap();
+    let into = bench.path("after");
+    let progress = watch::Sender::default();
+    let cancel = CancellationToken::new();
+    pgdata::directory::recreate(&into, bench.owner.as_ref()).unwrap();
+    let owner = bench.owner.as_ref();
+    let old = before
+        .fetch(&request, &into, owner, &progress, &cancel)
+        .await;
+    assert!(old.is_err(), "a connection outlived its pageserver");
+    pgdata::directory::recreate(&into, owner).unwrap();
+    let fetched = pageserver::fetch_basebackup(&request, &into, owner, &progress, &cancel);
+    fetched.await.unwrap();
     storage.shutdown().await;
 }
