@@ -116,7 +116,7 @@ impl Default for ApplyOptions {
 pub struct Applied {
     /// Statements sent that change something.
     pub statements: usize,
-    /// Objects changed, in the order in which that happened: `create role "app"`.
+    /// The changes made, in the order of the plan: `create database "shop" with owner "app"`.
     pub changes: Vec<String>,
     /// Databases of the spec that were left as they are inside, since they allow no
     /// connections.

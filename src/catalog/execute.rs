@@ -4,24 +4,25 @@
 //! the safekeepers' quorum, and a message for the server. If such a batch fails, its
 //! changes are sent again one by one, so that one bad object does not hold up others.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod job;
+mod outcome;
+
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::future::join_all;
+use job::{BATCH, Job, jobs};
+use outcome::{Failure, Outcome};
 use tokio_postgres::error::{Severity, SqlState};
 
 use super::plan::change::Object;
 use super::plan::observed::Observed;
-use super::plan::{Plan, Stage, Step};
-use super::session::{RunError, Session, Stop};
+use super::plan::{Plan, Step};
+use super::session::{Interrupted, RunError, Session, Stop};
 use super::sql::{Script, script};
-use super::{Applied, ApplyOptions, CatalogTarget, Error, ObjectFailure};
-use crate::error::chain;
+use super::{Applied, ApplyOptions, CatalogTarget, Error};
 
-/// Roles in one message. Postgres spends 3 ms on each verifier, so messages of this
-/// size keep several connections evenly busy.
-const BATCH: usize = 25;
 /// Of the server's connections, glowplug takes at most one in this many.
 const SHARE: usize = 3;
 /// How often to evict again those who came back before the statement ran.
@@ -61,102 +62,7 @@ pub(super) async fn execute(
     }
     executor.close().await;
     finished?;
-    Ok(summary(plan, main, outcomes))
-}
-
-/// What became of a step.
-struct Outcome<'a> {
-    step: &'a Step,
-    result: Result<usize, Failure>,
-}
-
-struct Failure {
-    sqlstate: Option<String>,
-    message: String,
-    /// Whether another failure was reported that says the same.
-    is_told: bool,
-}
-
-fn summary(plan: &Plan, main: &Session, outcomes: Vec<Outcome<'_>>) -> Applied {
-    let mut applied = Applied {
-        skipped_databases: plan.skipped_databases.clone(),
-        ..Applied::default()
-    };
-    for refusal in &plan.refusals {
-        applied.failures.push(ObjectFailure {
-            database: main.database.clone(),
-            object: refusal.object.to_string(),
-            sqlstate: None,
-            message: refusal.reason.clone(),
-        });
-    }
-    for Outcome { step, result } in outcomes {
-        match result {
-            Ok(statements) => {
-                applied.statements += statements;
-                applied.changes.push(step.change.to_string());
-            }
-            Err(failure) if failure.is_told => {}
-            Err(failure) => applied.failures.push(ObjectFailure {
-                database: step.database.as_ref().unwrap_or(&main.database).clone(),
-                object: step.change.object().to_string(),
-                sqlstate: failure.sqlstate,
-                message: format!("cannot {:#}: {}", step.change, failure.message),
-            }),
-        }
-    }
-    applied
-}
-
-/// Steps that one connection carries out in order.
-struct Job<'a> {
-    database: Option<&'a str>,
-    steps: Vec<&'a Step>,
-}
-
-/// Splits a stage into jobs, which run side by side if the stage may.
-fn jobs<'s>(steps: &'s [Step]) -> Vec<Job<'s>> {
-    let Some(stage) = steps.first().map(|step| step.stage) else {
-        return Vec::new();
-    };
-    if !stage.is_parallel() {
-        let of_one_database = steps.chunk_by(|a, b| a.database == b.database);
-        return of_one_database
-            .map(|steps| Job {
-                database: steps.first().and_then(|step| step.database.as_deref()),
-                steps: steps.iter().collect(),
-            })
-            .collect();
-    }
-    if stage == Stage::Roles {
-        let batch = |steps: &'s [Step]| Job {
-            database: None,
-            steps: steps.iter().collect(),
-        };
-        return steps.chunks(BATCH).map(batch).collect();
-    }
-    let mut order = Vec::new();
-    let mut by_place: BTreeMap<(Option<&str>, Object), Vec<&Step>> = BTreeMap::new();
-    for step in steps {
-        let object = match &step.database {
-            Some(database) => Object::Database(database.clone()),
-            None => step.change.object(),
-        };
-        let place = (step.database.as_deref(), object);
-        let steps = by_place.entry(place.clone()).or_default();
-        if steps.is_empty() {
-            order.push(place);
-        }
-        steps.push(step);
-    }
-    order
-        .into_iter()
-        .filter_map(|place| {
-            let steps = by_place.remove(&place)?;
-            let (database, _) = place;
-            Some(Job { database, steps })
-        })
-        .collect()
+    Ok(outcome::summary(plan, &main.database, outcomes))
 }
 
 /// What is in there stays whole even if a holder panicked: it is never changed in parts.
@@ -270,7 +176,11 @@ impl Executor<'_> {
             .iter()
             .partition(|step| self.blocker(step).is_some());
         for step in blocked {
-            self.settle(outcomes, step, Err(self.blocked(step)));
+            self.settle(
+                outcomes,
+                step,
+                Err(Failure::blocked(step, self.blocker(step))),
+            );
         }
         if free.is_empty() {
             return Ok(());
@@ -280,7 +190,7 @@ impl Executor<'_> {
             Err(RunError::Interrupted(why)) => return Err(self.interrupted(why)),
             Err(RunError::Sql(error)) => {
                 for step in free {
-                    self.settle(outcomes, step, Err(failure(&error)));
+                    self.settle(outcomes, step, Err(Failure::of(&error)));
                 }
                 return Ok(());
             }
@@ -300,7 +210,7 @@ impl Executor<'_> {
                 .iter()
                 .any(|outcome| std::ptr::eq(outcome.step, step))
             {
-                self.settle(outcomes, step, Err(failure(&source)));
+                self.settle(outcomes, step, Err(Failure::of(&source)));
             }
         }
         Ok(())
@@ -315,7 +225,11 @@ impl Executor<'_> {
         let mut batch: Vec<(&'a Step, Script)> = Vec::new();
         for step in &job.steps {
             if self.blocker(step).is_some() {
-                self.settle(outcomes, step, Err(self.blocked(step)));
+                self.settle(
+                    outcomes,
+                    step,
+                    Err(Failure::blocked(step, self.blocker(step))),
+                );
                 continue;
             }
             let script = script(&step.change);
@@ -368,7 +282,11 @@ impl Executor<'_> {
         outcomes: &mut Vec<Outcome<'a>>,
     ) -> Result<(), Error> {
         if self.blocker(step).is_some() {
-            self.settle(outcomes, step, Err(self.blocked(step)));
+            self.settle(
+                outcomes,
+                step,
+                Err(Failure::blocked(step, self.blocker(step))),
+            );
             return Ok(());
         }
         let messages = if script.in_transaction {
@@ -387,7 +305,7 @@ impl Executor<'_> {
             }
         }
         let result = result.map(|()| script.statements.len());
-        self.settle(outcomes, step, result.map_err(|error| failure(&error)));
+        self.settle(outcomes, step, result.map_err(|error| Failure::of(&error)));
         Ok(())
     }
 
@@ -422,7 +340,7 @@ impl Executor<'_> {
         }
     }
 
-    fn interrupted(&self, why: super::session::Interrupted) -> Error {
+    fn interrupted(&self, why: Interrupted) -> Error {
         self.stop
             .error(why, self.done.load(Ordering::Relaxed), self.total)
     }
@@ -436,20 +354,6 @@ impl Executor<'_> {
         let place = step.database.clone().map(Object::Database);
         let mut needs = step.change.needs().into_iter().chain(place);
         needs.find(|object| missing.contains(object))
-    }
-
-    fn blocked(&self, step: &Step) -> Failure {
-        let blocker = self.blocker(step);
-        let is_same = blocker.as_ref() == Some(&step.change.object());
-        Failure {
-            sqlstate: None,
-            // That later migrations wait for earlier ones goes without saying.
-            is_told: is_same || matches!(blocker, Some(Object::Migration(_))),
-            message: match blocker {
-                Some(object) => format!("{object} is not ready, see there"),
-                None => "not tried".to_owned(),
-            },
-        }
     }
 
     fn settle<'a>(
@@ -477,19 +381,4 @@ fn is_about_statement(error: &tokio_postgres::Error) -> bool {
     error
         .as_db_error()
         .is_some_and(|error| error.parsed_severity() == Some(Severity::Error))
-}
-
-fn failure(error: &tokio_postgres::Error) -> Failure {
-    let message = match error.as_db_error() {
-        Some(error) => {
-            let detail = error.detail().map(|detail| format!(" ({detail})"));
-            format!("{}{}", error.message(), detail.unwrap_or_default())
-        }
-        None => chain(error),
-    };
-    Failure {
-        sqlstate: error.code().map(|code| code.code().to_owned()),
-        is_told: false,
-        message,
-    }
 }

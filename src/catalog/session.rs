@@ -4,6 +4,10 @@
 //! `search_path`, `statement_timeout`). Options of the startup packet win over those,
 //! so every setting that could change what a statement means, how long it may take, or
 //! who gets to read the verifiers in it, is pinned there.
+//!
+//! `tokio-postgres` writes statements to the `log` facade at level debug. glowplug logs
+//! by `tracing` and does not collect what goes to `log`; whoever changes that must
+//! leave `tokio_postgres` out.
 
 use std::time::Duration;
 

@@ -62,10 +62,7 @@ pub(super) async fn plan(args: PlanArgs) -> anyhow::Result<Ending> {
     };
     let options = ApplyOptions::default();
     let plan = catalog::preview(&target, &spec, &options, &CancellationToken::new()).await?;
-    if plan.is_empty() {
-        return print("nothing to do: roles and databases match\n");
-    }
-    print(&format!("{plan}\n"))
+    print(&plan.to_string())
 }
 
 fn read(file: &Path, secrets_dir: Option<&Path>) -> anyhow::Result<Result<Document, Errors>> {
