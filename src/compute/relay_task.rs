@@ -113,18 +113,19 @@ impl RelayTask {
         self.commands.clone()
     }
 
-    /// Stops the relay, if it still runs, and returns why it ended.
-    pub(super) async fn stop(self) -> Result<(), Error> {
+    /// Stops the relay, if it still runs. Returns what it said last, and why it ended.
+    pub(super) async fn stop(self) -> (RelayFacts, Result<(), Error>) {
         drop(self.cancel);
         let abort = self.task.abort_handle();
-        match tokio::time::timeout(CLOSE_LIMIT, self.task).await {
+        let result = match tokio::time::timeout(CLOSE_LIMIT, self.task).await {
             Ok(Ok(result)) => result.map_err(|source| Error::Relay(Box::new(source))),
             Ok(Err(_)) => Err(Error::Task("wal_relay")),
             Err(_) => {
                 abort.abort();
                 Ok(())
             }
-        }
+        };
+        (facts(&self.status.borrow()), result)
     }
 }
 

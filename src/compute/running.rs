@@ -54,7 +54,7 @@ impl Running {
             warn!("{}", chain(&error));
         }
         match self.relay {
-            Some(relay) => relay.stop().await.err(),
+            Some(relay) => relay.stop().await.1.err(),
             None => None,
         }
     }

@@ -61,11 +61,11 @@ pub(super) async fn run(job: StopJob) -> Stopped {
     };
     let lsn = match running.relay {
         Some(relay) => {
-            let commit_lsn = relay.facts().commit_lsn;
-            if let Err(error) = relay.stop().await {
+            let (last, ended) = relay.stop().await;
+            if let Err(error) = ended {
                 warn!("the WAL relay ended badly: {}", chain(&error));
             }
-            commit_lsn.is_valid().then_some(commit_lsn)
+            last.commit_lsn.is_valid().then_some(last.commit_lsn)
         }
         None => final_sync(spec.as_deref(), running.pg_version).await,
     };

@@ -245,7 +245,10 @@ impl Relay {
             self.settle()?;
             let wants_wal = self.driver.proposer.wants_wal();
             tokio::select! {
-                () = cancel.cancelled() => return Ok(()),
+                () = cancel.cancelled() => {
+                    self.publisher.close(&self.driver.proposer);
+                    return Ok(());
+                }
                 command = commands.recv(), if commands_open => match command {
                     Some(command) => self.obey(command),
                     None => commands_open = false,

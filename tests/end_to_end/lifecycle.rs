@@ -1,5 +1,6 @@
 //! A compute starts, follows its spec, and stops in order.
 
+use glowplug::lsn::Lsn;
 use glowplug::process::{Exit, Signal};
 use serde_json::json;
 
@@ -42,9 +43,27 @@ async fn a_changed_spec_is_reconciled_while_it_runs() {
     assert!(exists("SELECT NOT EXISTS (SELECT FROM pg_database WHERE datname = 'other')").await);
     assert!(exists("SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'later')").await);
 
+    let row = client
+        .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
+        .await
+        .unwrap();
+    let flushed: Lsn = row.get::<_, &str>(0).parse().unwrap();
     compute.signal(Signal::TERM).await;
     assert_eq!(compute.ended().await, Exit::Code(0));
     compute.says(&["state: Terminated", "lastShutdown:"]).await;
+    let status = compute.status();
+    let last = status
+        .split("lastShutdown:")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap();
+    let last: Lsn = last.trim_matches([' ', '"', '\'']).parse().unwrap();
+    assert!(
+        last > flushed,
+        "the shutdown checkpoint behind {flushed} is not in {last}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,6 +102,12 @@ impl Publisher {
         });
     }
 
+    /// Publishes where a relay was when it was called off: nothing is held back any more.
+    pub(super) fn close(&mut self, proposer: &Proposer) {
+        let status = snapshot(proposer, phase(proposer), proposer.leading_term());
+        self.status.send_replace(status);
+    }
+
     /// Publishes how a relay ended.
     pub(super) fn end(&mut self, proposer: &Proposer, error: &Error) {
         let mut status = snapshot(proposer, RelayPhase::Connecting, None);
