@@ -118,14 +118,13 @@ enum Wake {
 impl Owner {
     async fn step(&mut self, inputs: &mut Inputs, facts: &mut mpsc::Receiver<Fact>) {
         let deadline = self.timers.next();
-        let idle = self.job.is_none();
         let wake = tokio::select! {
             biased;
             Some(signal) = inputs.signals.recv() => Wake::Signal(signal),
             // Before the job's end, so that what it said last is not lost.
             Some(fact) = facts.recv() => Wake::Fact(fact),
             done = jobs::finished(&mut self.job) => Wake::Job(done),
-            wake = watch_running(&mut self.running, idle) => wake,
+            wake = watch_running(&mut self.running) => wake,
             Some(request) = inputs.control.recv() => Wake::Request(request),
             event = inputs.source.recv(), if !inputs.source.is_closed() => Wake::Source(event),
             () = timers::sleep_until(deadline) => Wake::Timer,
@@ -183,14 +182,19 @@ impl Owner {
         let Some(running) = self.running.take() else {
             return;
         };
+        self.call_off_job();
         let served_since = self
             .snapshot
             .durations
             .total
             .is_some()
             .then_some(running.started_at);
+        let relay = running.kill(&self.config).await;
+        if self.snapshot.state.is_terminating() {
+            return self.stop();
+        }
         // The relay's own end may be why: a fenced one must not be started again.
-        if let Some(error) = running.kill(&self.config).await
+        if let Some(error) = relay
             && error.is_takeover()
         {
             return self.on_fenced(&chain(&error));
@@ -205,9 +209,6 @@ impl Owner {
         self.snapshot.postgres.last_exit = Some(how.clone());
         self.snapshot.postgres.pid = None;
         self.snapshot.postgres.phase = PostgresPhase::Exited;
-        if self.snapshot.state.is_terminating() {
-            return;
-        }
         match self
             .restarts
             .exited(Instant::now(), served_since, rand::random())
@@ -262,9 +263,13 @@ impl Owner {
         let Some(running) = self.running.take() else {
             return;
         };
+        self.call_off_job();
         // Whatever ended the relay, nothing can commit any more: stop taking writes at
         // once, before anything else is said or done.
         let error = running.kill(&self.config).await;
+        if self.snapshot.state.is_terminating() {
+            return self.stop();
+        }
         match error {
             Some(error) if error.is_takeover() => self.on_fenced(&chain(&error)),
             Some(error) => {
@@ -296,9 +301,9 @@ impl Owner {
     }
 }
 
-/// Waits for something that the running postgres or its relay does. While a job runs,
-/// that job watches for ends itself, or is what causes them.
-async fn watch_running(running: &mut Option<Running>, idle: bool) -> Wake {
+/// Waits for something that the running postgres or its relay does, also while a job
+/// works on them. A start-up and a stop hold them themselves, and watch or end them.
+async fn watch_running(running: &mut Option<Running>) -> Wake {
     let Some(running) = running else {
         return std::future::pending().await;
     };
@@ -311,14 +316,13 @@ async fn watch_running(running: &mut Option<Running>, idle: bool) -> Wake {
         };
         match relay.news().await {
             RelayNews::Changed(facts) => Wake::Fact(Fact::Relay(facts)),
-            RelayNews::Ended if idle => Wake::RelayEnded,
-            RelayNews::Ended => std::future::pending().await,
+            RelayNews::Ended => Wake::RelayEnded,
         }
     };
     tokio::select! {
         biased;
         wake = relay_wake => wake,
-        exited = postgres.exited(), if idle => Wake::PostgresExited(exited.to_string()),
+        exited = postgres.exited() => Wake::PostgresExited(exited.to_string()),
     }
 }
 

@@ -125,3 +125,29 @@ async fn of_two_computes_on_one_timeline_only_one_commits() {
     second.kill().await;
     first.kill().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_during_a_reconfiguration_ends_the_older_compute_too() {
+    let stage = Stage::set().await;
+    let mut spec = stage.spec(free_port());
+    let mut first = stage.compute("a", &spec);
+    first.start().await;
+    first.running().await;
+    // Holds up the catalog's part of the change for as long as this session lives.
+    let blocker = first.connect().await;
+    let lock = "BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE";
+    blocker.batch_execute(lock).await.unwrap();
+    spec["spec"]["roles"] = serde_json::json!([{"name": "app"}, {"name": "late"}]);
+    first.write_spec(&spec.to_string());
+    first.says(&["state: Configuration"]).await;
+
+    let mut second = stage.compute("b", &stage.spec(free_port()));
+    second.start().await;
+    second.running().await;
+    first
+        .says(&["state: Failed", "reason: TakeoverDetected"])
+        .await;
+    first.signal(glowplug::process::Signal::TERM).await;
+    assert_eq!(first.ended().await, glowplug::process::Exit::Code(0));
+    second.kill().await;
+}

@@ -64,6 +64,14 @@ impl Owner {
         });
     }
 
+    /// Ends a job whose postgres is gone: what it would report no longer matters.
+    pub(super) fn call_off_job(&mut self) {
+        if let Some(job) = self.job.take() {
+            job.cancel.cancel();
+            job.task.abort();
+        }
+    }
+
     /// Begins the work that the state calls for, if none is under way.
     pub(super) fn next_job(&mut self) {
         if self.job.is_some() {
