@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::spec::document;
 use crate::storage::Storage;
@@ -77,9 +78,13 @@ impl SpecDocument {
         let documents: Vec<_> = self.objects.iter().map(Value::to_string).collect();
         let failed = || format!("cannot write {}", path.display());
         let beside = path.with_extension("new");
-        tokio::fs::write(&beside, format!("---\n{}\n", documents.join("\n---\n")))
-            .await
-            .with_context(failed)?;
+        // The Secrets of the user's file are in it.
+        let mut options = tokio::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&beside).await.with_context(failed)?;
+        let text = format!("---\n{}\n", documents.join("\n---\n"));
+        file.write_all(text.as_bytes()).await.with_context(failed)?;
+        file.flush().await.with_context(failed)?;
         tokio::fs::rename(&beside, path).await.with_context(failed)
     }
 }
