@@ -154,7 +154,7 @@ pub struct ComputeArgs {
         help_heading = "Postgres"
     )]
     pub compute_id: Option<String>,
-    /// Data directory; removed and made again at every start
+    /// Data directory; emptied and filled anew at every start
     #[arg(short = 'D', long, value_name = "DIR", help_heading = "Postgres")]
     pub pgdata: PathBuf,
     /// How this process reaches postgres

@@ -208,21 +208,14 @@ impl Startup {
     }
 
     async fn sync_safekeepers(&self, pg_version: u32) -> Result<Position, Error> {
-        let lsn = match self.spec.mode {
-            ComputeMode::Primary => None,
-            ComputeMode::Replica => {
-                return Ok(Position {
-                    lsn: None,
-                    synced: StepFacts::Done("NotRequired"),
-                });
-            }
-            ComputeMode::Static(lsn) => Some(lsn),
+        let not_required = |lsn| Position {
+            lsn,
+            synced: StepFacts::Done("NotRequired"),
         };
-        if lsn.is_some() {
-            return Ok(Position {
-                lsn,
-                synced: StepFacts::Done("NotRequired"),
-            });
+        match self.spec.mode {
+            ComputeMode::Primary => {}
+            ComputeMode::Replica => return Ok(not_required(None)),
+            ComputeMode::Static(lsn) => return Ok(not_required(Some(lsn))),
         }
         let began = Instant::now();
         let mut attempts = self.attempts("safekeeper sync", Fact::Safekeepers).await;
