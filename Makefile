@@ -20,8 +20,9 @@ build: ## Build the release binary
 demo: setup build ## Storage and a compute on this machine, until Ctrl-C
 	@$(BIN) dev examples/compute.yaml $(if $(STATE_DIR),--state-dir $(STATE_DIR))
 
-test: setup ## Run every test (builds etcd and kube-apiserver once)
-	@GLOWPLUG_TOOLS_BIN="$$(tests/tools/build.sh)" $(CARGO) test --locked
+test: setup ## Run every test (builds etcd and kube-apiserver, fetches PostgreSQL 14 to 18, once)
+	@tools="$$(tests/tools/build.sh)" && postgres="$$(tests/tools/postgres.sh)" && \
+	GLOWPLUG_TOOLS_BIN="$$tools" GLOWPLUG_TEST_POSTGRES="$$postgres" $(CARGO) test --locked
 
 check: fmt lint deny ## What CI checks before the tests
 

@@ -23,7 +23,8 @@ use std::process::{Child, Command, Stdio};
 
 use bench::{Quorum, Relay, postgres_with};
 use glowplug::safekeeper::RelayPhase;
-use postgres::{Postgres, SUPERUSER, bin_dir};
+use postgres::programs::newest as bin_dir;
+use postgres::{Postgres, SUPERUSER};
 
 /// How long the parts shared with the tests wait for anything.
 const LIMIT: std::time::Duration = std::time::Duration::from_mins(2);

@@ -7,6 +7,8 @@ mod golden;
 #[path = "catalog/names.rs"]
 mod names;
 mod postgres;
+#[path = "catalog/versions.rs"]
+mod versions;
 
 use std::time::Duration;
 

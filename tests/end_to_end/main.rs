@@ -14,5 +14,8 @@ mod durability;
 mod harness;
 mod kubernetes;
 mod lifecycle;
+#[path = "../postgres/programs.rs"]
+mod programs;
 mod stage;
 mod trouble;
+mod versions;

@@ -15,6 +15,8 @@ use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::programs;
+
 /// Everything awaited in these tests comes about long before.
 pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 /// Between two looks at something that cannot be awaited.
@@ -28,24 +30,24 @@ pub(crate) struct Stage {
     pub(crate) directory: TempDir,
     pub(crate) spawner: Spawner,
     pub(crate) storage: Storage,
+    pub(crate) bin_dir: PathBuf,
     run_as: Option<RunAs>,
-}
-
-pub(crate) fn pg_bin_dir() -> PathBuf {
-    let found = fs::read_dir("/usr/lib/postgresql").unwrap();
-    let newest = found.map(|entry| entry.unwrap().path().join("bin")).max();
-    newest.expect("PostgreSQL is installed: run deploy/setup.sh")
 }
 
 impl Stage {
     pub(crate) async fn set() -> Self {
+        Self::set_with(programs::newest()).await
+    }
+
+    /// With these PostgreSQL programs.
+    pub(crate) async fn set_with(bin_dir: PathBuf) -> Self {
         let directory = TempDir::with_prefix("glowplug-e2e").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let spawner = Spawner::start().unwrap();
         let run_as = RunAs::for_postgres();
         let config = StorageConfig {
             state_dir: directory.path().join("storage"),
-            pg_bin_dir: pg_bin_dir(),
+            pg_bin_dir: bin_dir.clone(),
             safekeepers: 3,
             listen: std::net::Ipv4Addr::LOCALHOST.into(),
             run_as: run_as.clone(),
@@ -61,6 +63,7 @@ impl Stage {
             directory,
             spawner,
             storage,
+            bin_dir,
             run_as,
         }
     }
@@ -184,7 +187,7 @@ impl Compute<'_> {
             .args(["--status-file".to_owned(), path("status.yaml")])
             .args([
                 "--pgbin".to_owned(),
-                pg_bin_dir().join("postgres").display().to_string(),
+                self.stage.bin_dir.join("postgres").display().to_string(),
             ])
             .args(&self.arguments)
             .lines();

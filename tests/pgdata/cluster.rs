@@ -1,10 +1,11 @@
 //! A PostgreSQL cluster that a test makes, runs, kills and takes apart.
 //!
-//! `GLOWPLUG_TEST_PG_BIN` names the directory of the server's programs; without it,
-//! the newest of `/usr/lib/postgresql` is taken. As root, the server runs as another
-//! user, since it refuses to run as root.
+//! [`programs`] says which server. As root, it runs as another user, since it refuses
+//! to run as root.
 
-use std::fs;
+#[path = "../postgres/programs.rs"]
+pub(crate) mod programs;
+
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,17 +21,29 @@ pub(crate) const SUPERUSER: &str = "cloud_admin";
 
 /// Directories of one test, and its children.
 pub(crate) struct Bench {
+    bin_dir: PathBuf,
     directory: TempDir,
     spawner: Spawner,
     pub(crate) owner: Option<RunAs>,
 }
 
 impl Bench {
+    /// With the machine's own PostgreSQL.
     pub(crate) fn new() -> Self {
+        Self::with(programs::newest())
+    }
+
+    /// With one of [`programs::MAJORS`].
+    pub(crate) fn of_major(major: u32) -> Self {
+        Self::with(programs::of(major))
+    }
+
+    fn with(bin_dir: PathBuf) -> Self {
         let directory = TempDir::with_prefix("glowplug-pgdata").unwrap();
         let owner = RunAs::for_postgres();
         give(directory.path(), owner.as_ref());
         Self {
+            bin_dir,
             directory,
             spawner: Spawner::start().unwrap(),
             owner,
@@ -58,7 +71,7 @@ impl Bench {
     /// A cluster that was never started.
     pub(crate) async fn initdb(&self, name: &str) -> PathBuf {
         let path = self.path(name);
-        let command = Command::new(bin_dir().join("initdb"))
+        let command = Command::new(self.bin_dir.join("initdb"))
             .arg("-D")
             .arg(&path)
             .args(["-U", SUPERUSER, "-E", "UTF8", "--locale", "C.UTF-8"])
@@ -88,7 +101,7 @@ impl Bench {
     /// Starts postgres and waits until it takes connections. The port only names the
     /// socket: each server of a test needs its own.
     pub(crate) async fn start(&self, pgdata: &Path, port: u16, options: &[&str]) -> Postgres {
-        let mut command = Command::new(bin_dir().join("postgres"))
+        let mut command = Command::new(self.bin_dir.join("postgres"))
             .arg("-D")
             .arg(pgdata)
             .arg("-k")
@@ -177,17 +190,4 @@ fn give(path: &Path, owner: Option<&RunAs>) {
     if let Some(owner) = owner {
         chown(path, Some(owner.uid), Some(owner.gid)).unwrap();
     }
-}
-
-/// Directory of `postgres` and `initdb`.
-pub(crate) fn bin_dir() -> PathBuf {
-    if let Some(named) = std::env::var_os("GLOWPLUG_TEST_PG_BIN") {
-        return PathBuf::from(named);
-    }
-    let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
-    let newest = versions
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .max()
-        .expect("a version of PostgreSQL is installed");
-    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
 }

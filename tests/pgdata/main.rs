@@ -1,6 +1,6 @@
 //! Backups prepared for their first start, on a real PostgreSQL.
 
-#![expect(
+#![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "helpers outside of test functions belong to tests"

@@ -1,9 +1,8 @@
 //! Runs a throwaway PostgreSQL for a test: a cluster of its own, on a Unix-domain
 //! socket in a directory of its own, gone when the test is over.
 //!
-//! `GLOWPLUG_TEST_PG_BIN` names the directory of the server's programs; without it, the
-//! newest of `/usr/lib/postgresql` is taken. As root, the server runs as `postgres` (or
-//! `nobody`), since it refuses to run as root.
+//! [`programs`] says which server: the machine's own, or one of PostgreSQL 14 to 18. As
+//! root, it runs as `postgres` (or `nobody`), since it refuses to run as root.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 #![expect(
@@ -15,6 +14,8 @@
     clippy::disallowed_methods,
     reason = "the server must end with the test, also when that panics: no runtime then"
 )]
+
+pub(crate) mod programs;
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -34,6 +35,7 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// A running server.
 pub(crate) struct Postgres {
+    bin_dir: PathBuf,
     directory: TempDir,
     server: Child,
     settings: Vec<String>,
@@ -47,13 +49,22 @@ impl Postgres {
 
     /// Starts a fresh cluster with settings.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_programs(programs::newest(), settings).await
+    }
+
+    /// Starts a fresh cluster of one of [`programs::MAJORS`].
+    pub(crate) async fn start_major(major: u32, settings: &[(&str, &str)]) -> Self {
+        Self::start_programs(programs::of(major), settings).await
+    }
+
+    async fn start_programs(bin_dir: PathBuf, settings: &[(&str, &str)]) -> Self {
         let directory = TempDir::with_prefix("glowplug-pg").unwrap();
         if let Some(user) = server_user() {
             let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
             chown(directory.path(), uid, gid).unwrap();
         }
         let data = directory.path().join("data");
-        copy(&template(), &data);
+        copy(&template(&bin_dir), &data);
         let defaults = [
             ("listen_addresses", ""),
             ("fsync", "off"),
@@ -62,7 +73,8 @@ impl Postgres {
         let all = defaults.iter().chain(settings);
         let settings: Vec<_> = all.map(|(name, value)| format!("{name}={value}")).collect();
         let mut postgres = Self {
-            server: launch(directory.path(), &settings),
+            server: launch(&bin_dir, directory.path(), &settings),
+            bin_dir,
             directory,
             settings,
         };
@@ -81,7 +93,7 @@ impl Postgres {
 
     /// Starts it again after [`Postgres::shut_down`].
     pub(crate) async fn start_again(&mut self) {
-        self.server = launch(self.directory.path(), &self.settings);
+        self.server = launch(&self.bin_dir, self.directory.path(), &self.settings);
         self.wait_until_ready().await;
     }
 
@@ -146,27 +158,6 @@ impl Drop for Postgres {
     }
 }
 
-/// Directory of `postgres` and `initdb`.
-pub(crate) fn bin_dir() -> PathBuf {
-    if let Some(named) = std::env::var_os("GLOWPLUG_TEST_PG_BIN") {
-        return PathBuf::from(named);
-    }
-    let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
-    let newest = versions
-        .filter_map(|entry| {
-            entry
-                .ok()?
-                .file_name()
-                .into_string()
-                .ok()?
-                .parse::<u32>()
-                .ok()
-        })
-        .max();
-    let newest = newest.expect("a version of PostgreSQL is installed");
-    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
-}
-
 /// The user that the server runs as, if not this one.
 fn server_user() -> Option<User> {
     let named = |name| User::from_name(name).ok().flatten();
@@ -177,9 +168,9 @@ fn server_user() -> Option<User> {
     })
 }
 
-fn launch(directory: &Path, settings: &[String]) -> Child {
+fn launch(bin_dir: &Path, directory: &Path, settings: &[String]) -> Child {
     let log = fs::File::create(directory.join("log")).unwrap();
-    let mut command = as_server_user(&bin_dir().join("postgres"));
+    let mut command = as_server_user(&bin_dir.join("postgres"));
     let data = directory.join("data");
     command.arg("-D").arg(data).arg("-k").arg(directory);
     for setting in settings {
@@ -206,10 +197,9 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.unwrap().success());
 }
 
-/// A cluster that nobody has started yet. Made once for all tests: `initdb` takes a
-/// second, a copy next to nothing.
-pub(crate) fn template() -> PathBuf {
-    let bin_dir = bin_dir();
+/// A cluster of these programs that nobody has started yet. Made once for all tests:
+/// `initdb` takes a second, a copy next to nothing.
+pub(crate) fn template(bin_dir: &Path) -> PathBuf {
     let name = bin_dir.to_string_lossy().replace('/', "-");
     let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cluster{name}"));
     if template.exists() {

@@ -168,7 +168,7 @@ pub(crate) async fn postgres_with(settings: &[(&str, &str)]) -> (Postgres, Lsn) 
 /// checkpoint of its making. By now it may have written; the first checkpoint of its
 /// log is still there.
 fn first_record(postgres: &Postgres) -> Lsn {
-    let template = crate::postgres::template();
+    let template = crate::postgres::template(&crate::postgres::programs::newest());
     let control = fs::read(template.join("global/pg_control")).unwrap();
     let checkpoint = ControlFile::parse(&control).unwrap().checkpoint();
     let segment = fs::read(wal_file(postgres, checkpoint)).unwrap();

@@ -43,7 +43,7 @@ pub(crate) async fn timelines(
 ) -> Timelines {
     let config = TimelinesConfig {
         dir: bench.path("timelines"),
-        pg_bin_dir: cluster::bin_dir(),
+        pg_bin_dir: cluster::programs::newest(),
         run_as: bench.owner.clone(),
         sources,
         token: None,
@@ -55,7 +55,7 @@ pub(crate) async fn timelines(
 
 /// The major version of the programs at hand.
 pub(crate) fn pg_major() -> u32 {
-    let dir = cluster::bin_dir();
+    let dir = cluster::programs::newest();
     let version = dir.parent().and_then(Path::file_name).unwrap();
     version.to_str().unwrap().parse().unwrap()
 }

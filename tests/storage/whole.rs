@@ -33,7 +33,7 @@ fn token() -> Secret {
 async fn start(bench: &Bench) -> Storage {
     let config = StorageConfig {
         state_dir: bench.path("storage"),
-        pg_bin_dir: cluster::bin_dir(),
+        pg_bin_dir: cluster::programs::newest(),
         safekeepers: 3,
         listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
         run_as: bench.owner.clone(),
