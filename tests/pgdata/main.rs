@@ -8,6 +8,7 @@
 
 #[allow(dead_code, reason = "other test programs use it, too")]
 mod cluster;
+mod versions;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -50,8 +51,8 @@ fn spec(mode: ComputeMode) -> ComputeSpec {
     }
 }
 
-fn configure(bench: &Bench, pgdata: &Path, mode: ComputeMode) {
-    let facts = ConfFacts {
+fn facts(bench: &Bench) -> ConfFacts {
+    ConfFacts {
         trust_loopback: false,
         internal_http_port: 3081,
         privileged_role: "neon_superuser".to_owned(),
@@ -59,8 +60,11 @@ fn configure(bench: &Bench, pgdata: &Path, mode: ComputeMode) {
         socket_dir: bench.socket_dir(),
         listen_addresses: String::new(),
         safekeeper_token: false,
-    };
-    let spec = spec(mode);
+    }
+}
+
+fn configure(bench: &Bench, pgdata: &Path, mode: ComputeMode) {
+    let (facts, spec) = (facts(bench), spec(mode));
     pgdata::write_conf(pgdata, &spec, &facts, bench.owner.as_ref()).unwrap();
     pgdata::finish(pgdata, &spec, &facts, bench.owner.as_ref()).unwrap();
 }
@@ -153,16 +157,14 @@ async fn unpacked(bench: &Bench, history: &History) -> std::path::PathBuf {
     pgdata
 }
 
-#[tokio::test]
-async fn a_base_and_its_wal_go_on_exactly_at_the_lsn() {
-    let bench = Bench::new();
-    let history = history(&bench).await;
-    let pgdata = unpacked(&bench, &history).await;
+async fn goes_on_exactly_at_the_lsn(bench: &Bench) {
+    let history = history(bench).await;
+    let pgdata = unpacked(bench, &history).await;
     let prepared =
         pgdata::prepare_vanilla(&pgdata, Some(history.lsn), ComputeMode::Primary).unwrap();
     assert!(prepared.replays);
     assert_eq!(prepared.lsn, history.lsn);
-    configure(&bench, &pgdata, ComputeMode::Primary);
+    configure(bench, &pgdata, ComputeMode::Primary);
 
     let postgres = bench
         .start(&pgdata, 2, &["synchronous_standby_names="])
@@ -299,9 +301,7 @@ fn as_pageserver_backup(pgdata: &Path) -> Lsn {
     at
 }
 
-#[tokio::test]
-async fn a_pageservers_backup_gets_the_checkpoint_it_lacks() {
-    let bench = Bench::new();
+async fn gets_the_checkpoint_it_lacks(bench: &Bench) {
     let pgdata = bench.initdb("base").await;
     let at = as_pageserver_backup(&pgdata);
     if pgdata::read_pg_version(&pgdata).unwrap() < 16 {
