@@ -830,19 +830,12 @@ async fn waiting_for_a_lock_has_an_end() {
     assert_eq!(applied.failures[0].sqlstate.as_deref(), Some("55P03"));
 
     let short = ApplyOptions {
-        deadline: Duration::from_millis(300),
+        deadline: Duration::from_secs(1),
         ..ApplyOptions::default()
     };
     let late = apply(&short, &CancellationToken::new()).await.unwrap_err();
     assert!(
-        matches!(
-            late,
-            catalog::Error::Deadline {
-                done: 0,
-                total: 2,
-                ..
-            }
-        ),
+        matches!(late, catalog::Error::Deadline { done: 0, .. }),
         "{late:?}"
     );
 

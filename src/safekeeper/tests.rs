@@ -119,11 +119,11 @@ async fn a_timeline_that_is_not_there_is_named() {
 async fn without_a_majority_the_deadline_ends_a_sync_and_each_safekeeper_is_named() {
     let safekeepers = three([9000; 3], [Fault::None, Fault::Silent, Fault::None]).await;
     let mut config = config(&safekeepers);
-    config.deadline = Duration::from_millis(300);
-    let gone = {
-        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        nobody.local_addr().unwrap().to_string()
-    };
+    config.deadline = Duration::from_secs(2);
+    // Taken, and not listened on.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = nobody.local_addr().unwrap().to_string();
     config.safekeepers.endpoints[2] = gone.clone();
     let error = run(&config).await.unwrap_err();
     assert_eq!(error.category(), "NoQuorum");

@@ -208,12 +208,18 @@ impl ApiServer {
             "",
         )
         .await;
-        let established = ["wait", "--for=condition=Established", "--timeout=60s"];
+        let established = ["wait", "--for=condition=Established", "--timeout=90s"];
         self.kubectl(
             &[&established[..], &["crd/computespecs.glowplug.dev"]].concat(),
             "",
         )
         .await;
+        // What is established is announced to clients a moment later.
+        let deadline = Instant::now() + START_LIMIT;
+        while let Err(error) = self.try_kubectl(&["get", "compute", "-A"], "").await {
+            assert!(Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Runs kubectl with all rights and returns its output; panics when it fails.

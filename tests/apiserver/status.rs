@@ -105,7 +105,7 @@ async fn a_pod_with_the_documented_rules_can_report_and_people_can_wait_for_it()
         .kubectl(&[
             "wait",
             "--for=condition=Ready",
-            "--timeout=30s",
+            "--timeout=60s",
             "compute/main",
         ])
         .await;

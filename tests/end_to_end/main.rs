@@ -14,6 +14,8 @@ mod durability;
 mod harness;
 mod kubernetes;
 mod lifecycle;
+#[path = "../loopback/mod.rs"]
+mod loopback;
 #[path = "../postgres/programs.rs"]
 mod programs;
 mod stage;

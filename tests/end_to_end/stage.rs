@@ -15,6 +15,7 @@ use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::loopback::own_address;
 use crate::programs;
 
 /// Everything awaited in these tests comes about long before.
@@ -49,7 +50,7 @@ impl Stage {
             state_dir: directory.path().join("storage"),
             pg_bin_dir: bin_dir.clone(),
             safekeepers: 3,
-            listen: std::net::Ipv4Addr::LOCALHOST.into(),
+            listen: own_address().into(),
             run_as: run_as.clone(),
             token: None,
         };
@@ -110,6 +111,7 @@ impl Stage {
             ],
             home,
             port: 0,
+            address: own_address(),
             arguments: Vec::new(),
             kubeconfig: None,
             child: None,
@@ -123,10 +125,9 @@ impl Stage {
     }
 }
 
-/// A port that is free now.
+/// A port that is free now, and stays so: computes have addresses of their own.
 pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    rand::random_range(1024..=u16::MAX)
 }
 
 /// One `glowplug compute`.
@@ -134,6 +135,8 @@ pub(crate) struct Compute<'a> {
     stage: &'a Stage,
     pub(crate) home: PathBuf,
     pub(crate) port: u16,
+    /// Where its postgres listens.
+    address: std::net::Ipv4Addr,
     /// Where the spec comes from; the file that is written here by default.
     pub(crate) source: Vec<String>,
     /// For sources on an API server.
@@ -164,7 +167,7 @@ impl Compute<'_> {
                 "compute",
                 "--insecure-no-auth",
                 "--listen-addresses",
-                "127.0.0.1",
+                &self.address.to_string(),
             ])
             .args([
                 "--external-http-address",

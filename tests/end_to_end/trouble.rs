@@ -4,6 +4,7 @@ use glowplug::process::{Exit, Signal};
 use glowplug::storage::knobs::BackupFault;
 use serde_json::json;
 
+use crate::loopback::Nobody;
 use crate::stage::{Stage, free_port};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,8 +78,9 @@ async fn a_minority_of_safekeepers_may_be_down_and_a_majority_is_waited_for() {
 async fn an_unreachable_pageserver_is_reported_and_waited_for_up_to_the_limit() {
     let stage = Stage::set().await;
     let mut spec = stage.spec(free_port());
-    let nobody = format!("postgresql://no_user@127.0.0.1:{}", free_port());
-    spec["spec"]["storage"]["pageservers"]["shards"][0]["libpq"] = json!(nobody);
+    let nobody = Nobody::new();
+    let url = format!("postgresql://no_user@{}", nobody.address());
+    spec["spec"]["storage"]["pageservers"]["shards"][0]["libpq"] = json!(url);
     let mut compute = stage.compute("a", &spec);
     compute.arguments = ["--storage-wait", "3", "--failed-linger", "0"]
         .map(str::to_owned)

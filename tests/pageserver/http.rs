@@ -12,6 +12,8 @@ use glowplug::secret::Secret;
 use tokio::net::TcpListener;
 use url::Url;
 
+use crate::loopback::Nobody;
+
 /// `locate` of a tenant of four shards, as Neon's storage controller answered.
 const LOCATED: &str = include_str!("../fixtures/storage_controller/locate-four-shards.json");
 
@@ -99,9 +101,8 @@ async fn the_counter_is_read_from_the_metrics() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_unreachable() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let nobody = Nobody::new();
+    let base = format!("http://{}", nobody.address());
     let error = scrape_misrouted(&client(), &base).await.unwrap_err();
     assert_eq!(error.category(), "Unreachable", "{}", chain(&error));
     assert_eq!(error.retry(), Retry::Backoff);

@@ -8,5 +8,7 @@
 
 mod basebackup;
 mod http;
+#[path = "../loopback/mod.rs"]
+mod loopback;
 mod probe;
 mod stand_in;

@@ -152,9 +152,12 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.server.id()).unwrap();
-        let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
-        let _ = self.server.wait();
+        // Once it has ended, its process id may be another's.
+        if let Ok(None) = self.server.try_wait() {
+            let pid = i32::try_from(self.server.id()).unwrap();
+            let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
+            let _ = self.server.wait();
+        }
     }
 }
 

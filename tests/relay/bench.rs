@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "tests and benches use different parts of this")]
 
+#[path = "../loopback/mod.rs"]
+mod loopback;
+
 use std::fs;
 use std::time::Duration;
 
@@ -54,8 +57,13 @@ impl Quorum {
         let directory = TempDir::with_prefix("glowplug-relay").unwrap();
         let mut nodes = Vec::new();
         for id in 1..=count {
-            let mut config = SafekeeperConfig::new(id, directory.path().join(id.to_string()));
-            config.fsync = fsync;
+            let any = loopback::any_port();
+            let config = SafekeeperConfig {
+                listen: any,
+                http_listen: any,
+                fsync,
+                ..SafekeeperConfig::new(id, directory.path().join(id.to_string()))
+            };
             let started = Safekeeper::start(config, &CancellationToken::new()).await;
             nodes.push(started.unwrap());
         }

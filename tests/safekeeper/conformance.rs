@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use glowplug::storage::safekeeper::{Safekeeper, SafekeeperConfig};
+use glowplug::storage::safekeeper::Safekeeper;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use crate::http::http;
 use crate::proposer::Push;
 use crate::replay::Client;
 use crate::transcript::{Event, START, Transcript};
-use crate::{LIMIT, TENANT};
+use crate::{LIMIT, TENANT, safekeeper_config};
 
 /// The safekeepers and clients of one scenario.
 struct Stage {
@@ -31,7 +31,7 @@ impl Stage {
         let directory = TempDir::new().unwrap();
         let mut nodes = BTreeMap::new();
         for id in 1..=3 {
-            let mut config = SafekeeperConfig::new(id, directory.path().join(id.to_string()));
+            let mut config = safekeeper_config(id, directory.path().join(id.to_string()));
             config.fsync = false;
             let node = Safekeeper::start(config, &CancellationToken::new()).await;
             nodes.insert(id, node.unwrap());
@@ -132,10 +132,8 @@ impl Stage {
                     history,
                 } => {
                     let same = |body: &Value| abridged(body)["th"] == *history;
-                    // It may have been refused, or ignored: then the next answer tells.
-                    let limit = Duration::from_millis(300);
                     let waiting = self.await_body(*node, timeline, same);
-                    tokio::time::timeout(limit, waiting).await.ok();
+                    tokio::time::timeout(LIMIT, waiting).await.expect(&at);
                 }
                 Event::AwaitReport {
                     node,

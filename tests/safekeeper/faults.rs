@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::proposer::{Push, config};
 use crate::transcript::START;
-use crate::{LIMIT, TENANT};
+use crate::{LIMIT, TENANT, safekeeper_config};
 
 const TIMELINE: &str = "112ded66422aa5e953e5440fa5427ac4";
 /// Ends of records.
@@ -36,7 +36,7 @@ async fn start(config: SafekeeperConfig) -> Safekeeper {
 }
 
 async fn node(directory: &TempDir) -> Safekeeper {
-    start(SafekeeperConfig::new(1, directory.path())).await
+    start(safekeeper_config(1, directory.path())).await
 }
 
 async fn status(node: &Safekeeper) -> TimelineStatus {
@@ -179,7 +179,7 @@ async fn commands_can_be_answered_with_an_error() {
 #[tokio::test]
 async fn a_token_is_asked_for() {
     let directory = TempDir::new().unwrap();
-    let mut with_token = SafekeeperConfig::new(1, directory.path());
+    let mut with_token = safekeeper_config(1, directory.path());
     with_token.token = Some(Secret::new("letmein"));
     let node = start(with_token).await;
     for (given, works) in [
@@ -196,7 +196,7 @@ async fn a_token_is_asked_for() {
 async fn a_directory_serves_one_safekeeper_only() {
     let directory = TempDir::new().unwrap();
     node(&directory).await.stop().await;
-    let other = SafekeeperConfig::new(2, directory.path());
+    let other = safekeeper_config(2, directory.path());
     let refused = Safekeeper::start(other, &CancellationToken::new()).await;
     assert!(matches!(refused, Err(Error::OtherNode { id: 2, .. })));
 }
@@ -205,7 +205,7 @@ async fn a_directory_serves_one_safekeeper_only() {
 async fn a_directory_in_use_is_refused_until_it_is_free() {
     let directory = TempDir::new().unwrap();
     let first = node(&directory).await;
-    let second = SafekeeperConfig::new(1, directory.path());
+    let second = safekeeper_config(1, directory.path());
     let refused = Safekeeper::start(second.clone(), &CancellationToken::new()).await;
     assert!(matches!(refused, Err(Error::InUse { .. })));
     first.stop().await;
@@ -254,7 +254,7 @@ async fn a_damaged_timeline_is_an_error_for_whoever_asks_and_for_nobody_else() {
 async fn cancelling_ends_all_connections() {
     let directory = TempDir::new().unwrap();
     let cancel = CancellationToken::new();
-    let config = SafekeeperConfig::new(1, directory.path());
+    let config = safekeeper_config(1, directory.path());
     let node = Safekeeper::start(config, &cancel).await.unwrap();
     let mut push = Push::lead(node.pg_addr(), TIMELINE, 1, START).await;
     cancel.cancel();
@@ -265,7 +265,7 @@ async fn cancelling_ends_all_connections() {
 #[tokio::test]
 async fn a_commit_is_persisted_by_the_clock() {
     let directory = TempDir::new().unwrap();
-    let mut config = SafekeeperConfig::new(1, directory.path());
+    let mut config = safekeeper_config(1, directory.path());
     config.checkpoint_interval = Duration::from_millis(20);
     let node = start(config).await;
     let mut push = Push::lead(node.pg_addr(), TIMELINE, 1, START).await;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use glowplug::lsn::Lsn;
-use glowplug::storage::safekeeper::{Safekeeper, SafekeeperConfig};
+use glowplug::storage::safekeeper::Safekeeper;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::proposer::Push;
 use crate::transcript::START;
-use crate::{LIMIT, TENANT};
+use crate::{LIMIT, TENANT, safekeeper_config};
 
 /// Calls the HTTP API; the answer's body is null unless it is JSON.
 pub(crate) async fn http(
@@ -69,7 +69,7 @@ fn membership(generation: u32, ids: &[u64]) -> Value {
 }
 
 async fn node(directory: &TempDir) -> Safekeeper {
-    let mut config = SafekeeperConfig::new(1, directory.path());
+    let mut config = safekeeper_config(1, directory.path());
     config.fsync = false;
     Safekeeper::start(config, &CancellationToken::new())
         .await
@@ -198,7 +198,7 @@ async fn metrics_tell_the_positions_of_each_timeline() {
 #[tokio::test]
 async fn a_token_is_asked_for_where_it_matters() {
     let directory = TempDir::new().unwrap();
-    let mut config = SafekeeperConfig::new(1, directory.path());
+    let mut config = safekeeper_config(1, directory.path());
     config.token = Some(glowplug::secret::Secret::new("letmein"));
     let node = Safekeeper::start(config, &CancellationToken::new())
         .await

@@ -1,17 +1,16 @@
 //! This crate's proposer against these safekeepers, over sockets.
 
-use std::time::Duration;
-
 use glowplug::lsn::Lsn;
 use glowplug::safekeeper::sync::{SyncConfig, sync};
 use glowplug::spec::SafekeeperSet;
-use glowplug::storage::safekeeper::{Safekeeper, SafekeeperConfig, TimelineKey};
+use glowplug::storage::safekeeper::{Safekeeper, TimelineKey};
 use tempfile::TempDir;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::proposer::Push;
 use crate::transcript::START;
-use crate::{LIMIT, TENANT};
+use crate::{LIMIT, TENANT, safekeeper_config};
 
 const TIMELINE: &str = "71fc9bdcf086a54cd5970c5fc8a62d06";
 /// Ends of records: near the start, later, and in the second segment.
@@ -38,7 +37,7 @@ impl Quorum {
         let directory = TempDir::new().unwrap();
         let mut nodes = Vec::new();
         for id in 1..=size {
-            let mut config = SafekeeperConfig::new(id, directory.path().join(id.to_string()));
+            let mut config = safekeeper_config(id, directory.path().join(id.to_string()));
             config.fsync = false;
             let started = Safekeeper::start(config, &CancellationToken::new()).await;
             nodes.push(started.unwrap());
@@ -73,7 +72,7 @@ impl Quorum {
             pg_version: 150_020,
             system_id: 0,
             always_elect: true,
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: LIMIT,
             deadline: LIMIT,
         };
         let synced = sync(&config, &CancellationToken::new()).await;
@@ -94,13 +93,29 @@ impl Quorum {
         wal
     }
 
-    /// All have the same log up to `end`, committed.
-    async fn assert_equal(&self, end: Lsn) {
-        let expected = crate::transcript::wal(START, end);
-        for (index, node) in self.nodes.iter().enumerate() {
+    async fn all_are_at(&self, end: Lsn) -> bool {
+        for node in &self.nodes {
             let status = node.timeline(key()).await.unwrap();
-            assert_eq!(status.flush_lsn, end, "safekeeper {index}");
-            assert_eq!(status.persisted_commit_lsn, end, "safekeeper {index}");
+            if (status.flush_lsn, status.persisted_commit_lsn) != (end, end) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// All get the same log up to `end`, committed. A sync waits for a majority, and
+    /// not for long for the others: the next one finds them where they were left.
+    async fn assert_equal(&self, end: Lsn) {
+        let all = async {
+            while !self.all_are_at(end).await {
+                assert_eq!(self.sync().await, end);
+            }
+        };
+        timeout(LIMIT, all)
+            .await
+            .expect("a safekeeper stays behind");
+        let expected = crate::transcript::wal(START, end);
+        for index in 0..self.nodes.len() {
             assert!(self.wal(index, end) == expected, "safekeeper {index}");
         }
     }

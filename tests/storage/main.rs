@@ -10,6 +10,8 @@
 #[path = "../pgdata/cluster.rs"]
 #[expect(dead_code, reason = "shared with tests that use more of it")]
 mod cluster;
+#[path = "../loopback/mod.rs"]
+mod loopback;
 mod node;
 mod pages;
 mod recorded;

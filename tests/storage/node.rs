@@ -1,6 +1,5 @@
 //! A pageserver with one timeline, and its client.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +18,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, Bench};
+use crate::loopback::any_port;
 
 pub(crate) const TENANT: TenantId = TenantId([0xA1; 16]);
 pub(crate) const TIMELINE: TimelineId = TimelineId([0xB1; 16]);
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 
 pub(crate) const SHARD: TenantShardId = TenantShardId {
     tenant_id: TENANT,
@@ -64,6 +64,8 @@ pub(crate) struct Node {
     pub(crate) pageserver: Pageserver,
     pub(crate) locations: Arc<Locations>,
     pub(crate) knobs: Arc<Knobs>,
+    /// How long its clients wait for the next byte.
+    pub(crate) stall_limit: Duration,
 }
 
 impl Node {
@@ -73,13 +75,24 @@ impl Node {
         timelines: &Timelines,
         cancel: &CancellationToken,
     ) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_waiting(LIMIT, bench, id, timelines, cancel).await
+    }
+
+    /// One that waits so long for WAL that is asked for and not there yet.
+    pub(crate) async fn start_waiting(
+        wait_lsn_timeout: Duration,
+        bench: &Bench,
+        id: u64,
+        timelines: &Timelines,
+        cancel: &CancellationToken,
+    ) -> Self {
+        let any = any_port();
         let config = PageserverConfig {
             id,
             listen: any,
             http_listen: any,
             token: None,
-            wait_lsn_timeout: Duration::from_millis(500),
+            wait_lsn_timeout,
         };
         let knobs = Arc::new(Knobs::default());
         let dir = bench.path(&format!("pageserver-{id}"));
@@ -95,6 +108,7 @@ impl Node {
             pageserver: started.await.unwrap(),
             locations,
             knobs,
+            stall_limit: LIMIT,
         }
     }
 
@@ -129,7 +143,7 @@ impl Node {
             token: None,
             connect_limit: LIMIT,
             answer_limit: LIMIT,
-            stall_limit: Duration::from_millis(300),
+            stall_limit: self.stall_limit,
         };
         pgdata::directory::recreate(into, bench.owner.as_ref()).unwrap();
         let progress = watch::Sender::default();

@@ -1,7 +1,5 @@
 //! The development pageserver answers as a real one was recorded to.
 
-use std::time::Duration;
-
 use glowplug::storage::timelines::Timelines;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -199,11 +197,7 @@ async fn the_management_api_is_a_pageservers() {
         if !body.is_null() {
             request = request.body(body.to_string());
         }
-        let answer = request
-            .timeout(Duration::from_secs(10))
-            .send()
-            .await
-            .unwrap();
+        let answer = request.timeout(LIMIT).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), status, "{method} {path} {body}");
         let answer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
         let given = answer

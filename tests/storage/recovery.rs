@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use glowplug::lsn::Lsn;
 use glowplug::pageserver::BackupKind;
@@ -12,7 +13,7 @@ use glowplug::storage::timelines::Timeline;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::node::{Fixture, LIMIT, TENANT, TIMELINE, timelines};
+use crate::node::{ATTACHED, Fixture, LIMIT, Node, SHARD, TENANT, TIMELINE, timelines};
 use crate::wal_source::Source;
 
 const OPTIONS: &[&str] = &["fsync=off", "wal_keep_size=1GB"];
@@ -113,7 +114,7 @@ async fn what_was_committed_is_there_after_a_fresh_start() {
     let timeline = second_life.find(TENANT, TIMELINE).unwrap();
     assert!(timeline.end().last_record_lsn >= before.last_record_lsn);
     timeline.wait_for(later, LIMIT).await.unwrap();
-    let node = crate::node::Node::start(&bench, 1, &second_life, &cancel).await;
+    let node = Node::start(&bench, 1, &second_life, &cancel).await;
     let fixture = Fixture {
         bench,
         timelines: second_life,
@@ -166,11 +167,20 @@ async fn a_basebackup_has_what_postgres_tools_want() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_lsn_that_does_not_come_is_refused_after_the_limit() {
     let fixture = Fixture::new(Vec::new()).await;
-    let into = fixture.bench.path("future");
+    let Fixture {
+        bench,
+        timelines,
+        cancel,
+        ..
+    } = &fixture;
+    let short = Duration::from_millis(500);
+    let hasty = Node::start_waiting(short, bench, 2, timelines, cancel).await;
+    hasty.locations.set(SHARD, ATTACHED).unwrap();
+    let into = bench.path("future");
     let future = Some(Lsn(0x900_0000));
     let fetch = |lsn| {
         let kind = BackupKind::Fullbackup;
-        fixture.node.fetch(&into, &fixture.bench, lsn, kind, true)
+        hasty.fetch(&into, bench, lsn, kind, true)
     };
     let refused = fetch(future).await.unwrap_err();
     let text = glowplug::error::chain(&refused);
@@ -188,8 +198,10 @@ async fn an_lsn_that_does_not_come_is_refused_after_the_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_faulty_backup_passes_for_a_whole_one() {
-    let fixture = Fixture::new(Vec::new()).await;
-    let into = fixture.bench.path("faulty");
+    let Fixture {
+        bench, mut node, ..
+    } = Fixture::new(Vec::new()).await;
+    let into = bench.path("faulty");
     let faults = [
         BackupFault::Refused,
         BackupFault::Truncated,
@@ -199,16 +211,19 @@ async fn no_faulty_backup_passes_for_a_whole_one() {
         BackupFault::ErrorAtEnd,
         BackupFault::Stall,
     ];
-    let fetch = |gzip| {
-        let kind = BackupKind::Fullbackup;
-        fixture.node.fetch(&into, &fixture.bench, None, kind, gzip)
-    };
     for fault in faults {
-        fixture.node.knobs.fail_next_backup(fault);
-        let failed = fetch(true).await;
-        assert!(failed.is_err(), "{fault:?}");
+        node.knobs.fail_next_backup(fault);
+        // Any other fault is noticed by itself.
+        node.stall_limit = match fault {
+            BackupFault::Stall => Duration::from_millis(300),
+            _ => LIMIT,
+        };
+        let failed = node.fetch(&into, &bench, None, BackupKind::Fullbackup, true);
+        assert!(failed.await.is_err(), "{fault:?}");
     }
-    fetch(true).await.unwrap();
+    node.stall_limit = LIMIT;
+    let whole = node.fetch(&into, &bench, None, BackupKind::Fullbackup, true);
+    whole.await.unwrap();
 }
 
 /// What a table holds, whatever the order of its rows.

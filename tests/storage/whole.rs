@@ -1,9 +1,8 @@
 //! The whole storage with computes: the safekeepers' consensus, the pageserver, the
 //! controller, and PostgreSQL.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use glowplug::error::Category;
 use glowplug::id::{ShardIndex, TenantShardId};
@@ -21,6 +20,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{self, Bench, Postgres};
+use crate::loopback::own_address;
 use crate::node::{LIMIT, SHARD, TENANT, TIMELINE, pg_major};
 
 const OPTIONS: &[&str] = &["fsync=off", "synchronous_standby_names=walproposer"];
@@ -30,12 +30,12 @@ fn token() -> Secret {
     Secret::new("right")
 }
 
-async fn start(bench: &Bench) -> Storage {
+async fn start(bench: &Bench, listen: Ipv4Addr) -> Storage {
     let config = StorageConfig {
         state_dir: bench.path("storage"),
         pg_bin_dir: cluster::programs::newest(),
         safekeepers: 3,
-        listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        listen: listen.into(),
         run_as: bench.owner.clone(),
         token: Some(token()),
     };
@@ -70,7 +70,7 @@ impl Compute {
             pg_version: pg_major() * 10_000,
             system_id: 0,
             always_elect: true,
-            connect_timeout: Duration::from_secs(2),
+            connect_timeout: LIMIT,
             deadline: LIMIT,
         };
         let synced = sync(&config, &CancellationToken::new()).await.unwrap();
@@ -94,7 +94,7 @@ impl Compute {
                 system_id: prepared.system_identifier,
                 start_lsn: prepared.lsn,
                 local,
-                connect_timeout: Duration::from_secs(2),
+                connect_timeout: LIMIT,
                 window_limit: 64 * 1024 * 1024,
             },
             receiver,
@@ -168,7 +168,8 @@ async fn fetch(bench: &Bench, storage: &Storage, lsn: Option<Lsn>, port: u16) ->
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_was_acknowledged_is_lost() {
     let bench = Bench::new();
-    let mut storage = start(&bench).await;
+    let address = own_address();
+    let mut storage = start(&bench, address).await;
     storage.create_timeline(TENANT, TIMELINE).await.unwrap();
 
     let first = Compute::start(&bench, &storage, 5001).await;
@@ -191,7 +192,7 @@ async fn nothing_that_was_acknowledged_is_lost() {
     // Another life of the whole storage, at the same addresses.
     let (endpoints, shards) = (storage.safekeeper_endpoints(), storage.shard_map_of(TENANT));
     storage.shutdown().await;
-    let storage = start(&bench).await;
+    let storage = start(&bench, address).await;
     assert_eq!(storage.safekeeper_endpoints(), endpoints);
     assert_eq!(storage.shard_map_of(TENANT), shards);
     let third = Compute::start(&bench, &storage, 5003).await;
@@ -211,7 +212,7 @@ async fn nothing_that_was_acknowledged_is_lost() {
 async fn the_controller_says_where_shards_are() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let bench = Bench::new();
-    let storage = start(&bench).await;
+    let storage = start(&bench, own_address()).await;
     storage.create_tenant(TENANT, 2).await.unwrap();
     let http = reqwest::Client::new();
     let url = storage.controller_url();
@@ -245,7 +246,7 @@ async fn every_node_asks_for_the_token() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let bench = Bench::new();
     let right = token();
-    let storage = start(&bench).await;
+    let storage = start(&bench, own_address()).await;
     storage.create_timeline(TENANT, TIMELINE).await.unwrap();
     let shards = storage.shard_map();
     let location = &shards.shards[0];
@@ -274,7 +275,7 @@ async fn every_node_asks_for_the_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_pageserver_is_gone_and_comes_back_where_it_was() {
     let bench = Bench::new();
-    let mut storage = start(&bench).await;
+    let mut storage = start(&bench, own_address()).await;
     storage.create_timeline(TENANT, TIMELINE).await.unwrap();
     let shards = storage.shard_map();
     let token = token();

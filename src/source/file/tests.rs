@@ -47,7 +47,7 @@ impl Run {
     }
 
     async fn next(&mut self) -> SourceEvent {
-        let next = tokio::time::timeout(Duration::from_secs(20), self.events.recv());
+        let next = tokio::time::timeout(Duration::from_mins(1), self.events.recv());
         next.await
             .expect("nothing was told")
             .expect("the source ended")
