@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and testing need and this machine lacks.
 #
-# Usage: deploy/setup.sh              PostgreSQL, and a check for Rust and Go
+# Usage: deploy/setup.sh              PostgreSQL, promtool, and a check for Rust and Go
 #        deploy/setup.sh cargo-deny   the license checker
 set -euo pipefail
 cargo_deny_version=0.20.2
@@ -31,4 +31,18 @@ if ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
   [ -e /etc/postgresql-common/createcluster.conf ] ||
     echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql >/dev/null
+fi
+if ! command -v promtool >/dev/null; then
+  need apt-get "install promtool, which is part of Prometheus (https://prometheus.io)"
+  echo "installing promtool" >&2
+  # The one program out of its package: installing that would start a server.
+  folder="$(mktemp -d)"
+  chmod 755 "$folder"
+  if ! (cd "$folder" && apt-get download -qq prometheus 2>/dev/null); then
+    as_root apt-get update -qq
+    (cd "$folder" && apt-get download -qq prometheus)
+  fi
+  dpkg-deb -x "$folder"/prometheus_*.deb "$folder/unpacked"
+  as_root install -m 755 "$folder/unpacked/usr/bin/promtool" /usr/local/bin/promtool
+  rm -r "$folder"
 fi

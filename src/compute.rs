@@ -11,6 +11,7 @@ pub mod error;
 pub mod facts;
 pub mod launch;
 mod local;
+mod measure;
 pub mod owner;
 pub mod postgres;
 mod reconfigure;
@@ -30,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 use crate::http::control::Request;
 use crate::report::{Event, Snapshot};
 use crate::spec::revision::SourceEvent;
+use crate::telemetry::metrics::Metrics;
 
 /// A signal that asks the process to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,4 +60,6 @@ pub struct Outputs {
     pub events: mpsc::Sender<Event>,
     /// For the storage controller and the pageservers' metrics.
     pub http: reqwest::Client,
+    /// Durations and retries of jobs.
+    pub metrics: Arc<Metrics>,
 }

@@ -19,6 +19,9 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_mins(2);
 /// Limit of waiting for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What postgres says of a statement that took too long (SQLSTATE).
+const QUERY_CANCELED: &str = "57014";
+
 /// Applies the catalog part of `spec` to a postgres that was started with
 /// `started_with`, which says how it is reached. Objects that failed stand in the condition and
 /// make the result `false`: postgres serves all the same, and the caller tries again.
@@ -70,6 +73,9 @@ pub(super) async fn apply(
         tell(Fact::Catalog(StepFacts::Done("Applied"))).await;
         return Ok(true);
     }
+    let timeouts = applied.failures.iter();
+    let timeouts = timeouts.filter(|failure| failure.sqlstate.as_deref() == Some(QUERY_CANCELED));
+    tell(Fact::StatementTimeouts(timeouts.count() as u64)).await;
     let text = applied
         .failures
         .iter()

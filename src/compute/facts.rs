@@ -49,6 +49,8 @@ pub enum Fact {
     },
     /// The WAL relay moved.
     Relay(RelayFacts),
+    /// So many changes of roles and databases ran into the statement timeout.
+    StatementTimeouts(u64),
     /// The pageservers' counters, or why they could not be read.
     Misrouted(Result<u64, String>),
 }
@@ -96,6 +98,8 @@ pub fn apply(snapshot: &mut Snapshot, fact: Fact) {
             snapshot.pagestream.misrouted_requests = Some(count);
             snapshot.pagestream.scrape_error = None;
         }
+        // Only counted.
+        Fact::StatementTimeouts(_) => {}
         Fact::Misrouted(Err(error)) => snapshot.pagestream.scrape_error = Some(error),
     }
 }

@@ -71,7 +71,7 @@ impl Launch {
             self.servers,
             control_sender,
             snapshots.clone(),
-            self.metrics,
+            self.metrics.clone(),
             cancel.clone(),
         )
         .await?;
@@ -86,6 +86,7 @@ impl Launch {
             snapshot,
             events: event_sender,
             http: self.http,
+            metrics: self.metrics,
         };
         let owner = OwnerParts {
             config: self.config,

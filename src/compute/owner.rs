@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 use super::config::ComputeConfig;
 use super::ending::Ending;
 use super::facts::{self, Fact};
+use super::measure;
 use super::relay_task::RelayNews;
 use super::restart_budget::{Decision, RestartBudget};
 use super::running::Running;
@@ -33,7 +34,8 @@ use crate::error::chain;
 use crate::process::Spawner;
 use crate::report::{self, EventKind, PostgresPhase, Snapshot};
 use crate::spec::revision::Revision;
-use jobs::{Job, JobDone};
+use jobs::Job;
+pub(super) use jobs::JobDone;
 use requests::Waiters;
 use timers::Timers;
 
@@ -131,7 +133,10 @@ impl Owner {
         };
         match wake {
             Wake::Signal(signal) => self.on_signal(signal),
-            Wake::Fact(fact) => facts::apply(&mut self.snapshot, fact),
+            Wake::Fact(fact) => {
+                measure::fact(&self.outputs.metrics, &fact);
+                facts::apply(&mut self.snapshot, fact);
+            }
             Wake::Job(done) => self.on_job_done(done),
             Wake::PostgresExited(how) => self.on_postgres_exited(how).await,
             Wake::RelayEnded => self.on_relay_ended().await,

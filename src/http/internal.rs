@@ -38,7 +38,7 @@ pub(super) fn router(owner: Owner, metrics: Arc<Metrics>) -> Router {
 /// Postgres lost a pageserver. Counted whatever the answer; 200 means that somebody
 /// will look, not that anything changes.
 async fn refresh_configuration(State(internal): State<Internal>) -> Response {
-    internal.metrics.pagestream_request_errors.inc();
+    internal.metrics.upstream.pagestream_request_errors.inc();
     let refresh = |reply| Request::Refresh { reply };
     match internal.owner.ask(refresh, AT_ONCE).await {
         Ok(Ok(())) => StatusCode::OK.into_response(),

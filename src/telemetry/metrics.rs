@@ -1,8 +1,12 @@
-//! The metric families that count events, under upstream's names where upstream has
-//! them (`compute_tools/src/metrics.rs`, `compute_tools/src/hadron_metrics.rs`).
+//! The metric families that count events and measure durations: upstream's own
+//! ([`Upstream`]), and what upstream does not tell.
 //!
 //! What stands in the snapshot is not counted a second time here: the HTTP server
 //! renders it at each scrape.
+
+mod upstream;
+
+use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -10,24 +14,33 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+pub use upstream::Upstream;
+
 use super::Error;
+
+/// Bounds of the histograms of work that takes from milliseconds to minutes.
+const WORK_SECONDS: [f64; 15] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0,
+];
+
+/// Result label of work that was done.
+pub const SUCCESS: &str = "success";
 
 /// The metric families of one process.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// `pg_cctl_pagestream_request_errors_total`: one for each refresh request from
-    /// postgres, whatever the answer.
-    pub pagestream_request_errors: IntCounter,
-    /// `compute_ctl_cplane_requests_total{rpc,http_status}`. The status has its reason
-    /// phrase, as in `503 Service Unavailable`, or is `unknown`.
-    pub control_plane_requests: IntCounterVec,
+    /// The families that upstream has.
+    pub upstream: Upstream,
     /// `glowplug_reaped_orphans_total`.
     pub reaped_orphans: IntCounter,
     /// `glowplug_http_requests_total{server,route,code}`.
     pub http_requests: IntCounterVec,
     /// `glowplug_http_request_seconds{server,route}`.
     pub http_request_seconds: HistogramVec,
+    job_seconds: HistogramVec,
+    phase_seconds: HistogramVec,
+    retries: IntCounterVec,
 }
 
 impl Metrics {
@@ -35,17 +48,7 @@ impl Metrics {
     pub fn new() -> Result<Self, Error> {
         let metrics = Self {
             registry: Registry::new(),
-            pagestream_request_errors: family(
-                IntCounter::with_opts,
-                "pg_cctl_pagestream_request_errors_total",
-                "Number of PageStream request errors reported by the postgres process",
-            )?,
-            control_plane_requests: vector(
-                IntCounterVec::new,
-                "compute_ctl_cplane_requests_total",
-                "Total number of control plane requests made by compute_ctl by status",
-                &["rpc", "http_status"],
-            )?,
+            upstream: Upstream::new()?,
             reaped_orphans: family(
                 IntCounter::with_opts,
                 "glowplug_reaped_orphans_total",
@@ -63,15 +66,55 @@ impl Metrics {
                 "Time to answer an HTTP request",
                 &["server", "route"],
             )?,
+            job_seconds: vector(
+                work_histogram,
+                "glowplug_job_duration_seconds",
+                "Duration of start-ups, reconfigurations, refreshes and stops, by result",
+                &["job", "result"],
+            )?,
+            phase_seconds: vector(
+                work_histogram,
+                "glowplug_startup_phase_duration_seconds",
+                "Duration of the phases of start-ups",
+                &["phase"],
+            )?,
+            retries: vector(
+                IntCounterVec::new,
+                "glowplug_retries_total",
+                "Attempts that failed and were repeated, by operation and reason of the failure",
+                &["operation", "reason"],
+            )?,
         };
-        metrics.register(metrics.pagestream_request_errors.clone())?;
-        metrics.register(metrics.control_plane_requests.clone())?;
+        metrics.upstream.register(&metrics)?;
         metrics.register(metrics.reaped_orphans.clone())?;
         metrics.register(metrics.http_requests.clone())?;
         metrics.register(metrics.http_request_seconds.clone())?;
+        metrics.register(metrics.job_seconds.clone())?;
+        metrics.register(metrics.phase_seconds.clone())?;
+        metrics.register(metrics.retries.clone())?;
         metrics.register(build_info()?)?;
         metrics.register(prometheus::process_collector::ProcessCollector::for_self())?;
         Ok(metrics)
+    }
+
+    /// A job of the compute ended: [`SUCCESS`], or the category of its error.
+    pub fn job_done(&self, job: &'static str, result: &'static str, took: Duration) {
+        self.job_seconds
+            .with_label_values(&[job, result])
+            .observe(took.as_secs_f64());
+    }
+
+    /// A phase of a start-up ended.
+    pub fn phase_done(&self, phase: &'static str, took: Duration) {
+        self.phase_seconds
+            .with_label_values(&[phase])
+            .observe(took.as_secs_f64());
+    }
+
+    /// An attempt at an operation failed, and is repeated. The reason is the category of
+    /// the error.
+    pub fn retried(&self, operation: &'static str, reason: &'static str) {
+        self.retries.with_label_values(&[operation, reason]).inc();
     }
 
     /// Adds a family, for rooms above that count things of their own.
@@ -93,6 +136,13 @@ impl Metrics {
             .map_err(Error::Render)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+}
+
+fn work_histogram(opts: Opts, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+    HistogramVec::new(
+        HistogramOpts::from(opts).buckets(WORK_SECONDS.to_vec()),
+        labels,
+    )
 }
 
 /// Always 1; its labels tell which build this is.

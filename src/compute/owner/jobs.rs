@@ -12,6 +12,7 @@ use super::timers::Timers;
 use crate::api::status::ComputeState;
 use crate::compute::apply_catalog;
 use crate::compute::error::Error;
+use crate::compute::measure;
 use crate::compute::reconfigure::{self, Reconfiguration, Reconfigured};
 use crate::compute::refresh::{self, Refreshed};
 use crate::compute::relay_task::RelayTask;
@@ -34,6 +35,23 @@ pub(in crate::compute) enum JobDone {
     Stopped(Stopped),
     /// The job's task panicked.
     Lost,
+}
+
+impl JobDone {
+    /// Name of the job, and the category of the error that it ended with, if any.
+    pub(in crate::compute) fn outcome(&self) -> (&'static str, Option<&'static str>) {
+        fn category<T>(result: &Result<T, Error>) -> Option<&'static str> {
+            result.as_ref().err().map(Error::category)
+        }
+        match self {
+            Self::Startup(result) => ("startup", category(result)),
+            Self::Reconfigured(result) => ("reconfigure", category(result)),
+            Self::Refreshed(result) => ("refresh", category(result)),
+            Self::CatalogRetried(result) => ("catalog", category(result)),
+            Self::Stopped(_) => ("stop", None),
+            Self::Lost => ("lost", Some("TaskFailed")),
+        }
+    }
 }
 
 /// A running job.
@@ -60,7 +78,7 @@ impl Owner {
     ) {
         self.job = Some(Job {
             cancel,
-            task: tokio::spawn(work),
+            task: tokio::spawn(measure::job(self.outputs.metrics.clone(), work)),
         });
     }
 
