@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::access::Access;
 use crate::http::control::Request;
 use crate::report::{Event, Snapshot};
 use crate::spec::revision::SourceEvent;
@@ -62,4 +63,6 @@ pub struct Outputs {
     pub http: reqwest::Client,
     /// Durations and retries of jobs.
     pub metrics: Arc<Metrics>,
+    /// For safekeepers, pageservers and the storage controller.
+    pub access: Access,
 }

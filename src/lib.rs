@@ -20,6 +20,7 @@ pub mod safekeeper;
 #[cfg(feature = "storage")]
 pub mod storage;
 
+pub mod access;
 pub mod api;
 pub mod spec;
 

@@ -15,6 +15,7 @@
 mod address;
 mod archive;
 mod basebackup;
+mod lease;
 mod locate;
 mod misrouted;
 mod probe;
@@ -29,6 +30,7 @@ pub use basebackup::{
     BackupKind, BasebackupProgress, BasebackupRequest, BasebackupStats, Connected, connect,
     fetch_basebackup,
 };
+pub use lease::{Lease, LeaseRequest, lease_lsn};
 pub use locate::locate;
 pub use misrouted::scrape_misrouted;
 pub use probe::{ProbeOutcome, ProbeRequest, probe};
@@ -198,6 +200,15 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The connection broke while a lease was asked for, or the answer is none.
+    #[error("cannot lease an LSN from pageserver {peer}")]
+    Lease {
+        /// `host:port`.
+        peer: String,
+        /// What happened.
+        #[source]
+        source: pgwire::Error,
+    },
     /// The pagestream did not answer in time, or broke off.
     #[error("the pagestream of {peer} failed: {problem}")]
     Pagestream {
@@ -211,12 +222,19 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the storage token was refused, or is missing.
+    fn is_unauthorized(&self) -> bool {
+        self.category() == "AuthFailed"
+    }
+}
+
 impl Category for Error {
     fn category(&self) -> &'static str {
         match self {
             Self::NoAddress { .. } | Self::Address { .. } => "InvalidLocation",
             Self::GrpcUnsupported { .. } => "UnsupportedProtocol",
-            Self::Connect { source, .. } => source.category(),
+            Self::Connect { source, .. } | Self::Lease { source, .. } => source.category(),
             Self::Refused { refusal, .. } => refusal.category(),
             Self::NoAnswer { .. } | Self::Stalled { .. } => "Timeout",
             Self::Interrupted { .. } => "Interrupted",
@@ -246,7 +264,7 @@ impl Category for Error {
             Self::NoAddress { .. } | Self::Address { .. } | Self::GrpcUnsupported { .. } => {
                 Retry::Never
             }
-            Self::Connect { source, .. } => source.retry(),
+            Self::Connect { source, .. } | Self::Lease { source, .. } => source.retry(),
             Self::Refused { refusal, .. } => refusal.retry(),
             Self::NoAnswer { .. }
             | Self::Stalled { .. }

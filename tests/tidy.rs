@@ -26,6 +26,7 @@ const ROOMS: &[&str] = &[
     "safekeeper",
     "pageserver",
     "storage",
+    "access",
     "spec",
     "api",
     "pgwire",

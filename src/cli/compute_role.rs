@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::args::ComputeArgs;
+use crate::access::Access;
 use crate::compute::config::{ComputeConfig, Limits, strict_overcommit};
 use crate::compute::ending::Ending;
 use crate::compute::launch::{Launch, Launched};
@@ -79,6 +80,7 @@ pub(super) async fn run(args: ComputeArgs) -> anyhow::Result<Ending> {
         http: reqwest::Client::builder()
             .build()
             .context("cannot make an HTTP client")?,
+        access: Access::default(),
         publisher: publisher(&place, &compute_id),
     };
     let launched = match launch.prepare().await {

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::config::ComputeConfig;
 use super::ending::Ending;
 use super::{Inputs, Outputs, StopSignal, owner};
+use crate::access::Access;
 use crate::http::{self, ServersConfig};
 use crate::process::Spawner;
 use crate::report::events::{self, Publisher};
@@ -38,6 +39,8 @@ pub struct Launch {
     pub metrics: Arc<Metrics>,
     /// For the storage controller and the pageservers' metrics.
     pub http: reqwest::Client,
+    /// How storage is reached; follows the spec.
+    pub access: Access,
     /// Publishes Events; without it they are only logged.
     pub publisher: Option<Publisher>,
 }
@@ -87,6 +90,7 @@ impl Launch {
             events: event_sender,
             http: self.http,
             metrics: self.metrics,
+            access: self.access,
         };
         let owner = OwnerParts {
             config: self.config,

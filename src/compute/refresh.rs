@@ -15,6 +15,7 @@ use super::config::ComputeConfig;
 use super::error::Error;
 use super::facts::Fact;
 use super::reconfigure;
+use crate::access::Access;
 use crate::backoff::Backoff;
 use crate::error::{Category as _, Retry};
 use crate::pageserver;
@@ -29,6 +30,7 @@ pub(super) struct Refresh {
     pub(super) config: Arc<ComputeConfig>,
     pub(super) spawner: Spawner,
     pub(super) http: reqwest::Client,
+    pub(super) access: Access,
     pub(super) started_with: Arc<ComputeSpec>,
     pub(super) spec: Arc<ComputeSpec>,
     pub(super) configured: Arc<ComputeSpec>,
@@ -86,8 +88,8 @@ async fn locate(job: &Refresh) -> Result<Option<ShardMap>, Error> {
     };
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        let token = job.spec.storage_token.as_ref();
-        match pageserver::locate(&job.http, controller, job.spec.tenant_id, token).await {
+        let (tenant_id, token) = (job.spec.tenant_id, &job.access.token);
+        match pageserver::locate(&job.http, controller, tenant_id, token).await {
             Ok(mut located) => {
                 located.prefer_protocol = job.spec.pageservers.prefer_protocol;
                 return Ok((located != job.spec.pageservers).then_some(located));

@@ -12,6 +12,7 @@ use super::config::ComputeConfig;
 use super::error::Error;
 use super::local;
 use super::startup::Start;
+use crate::access::Access;
 use crate::report::RelayFacts;
 use crate::safekeeper::relay::{self, RelayCommand, RelayConfig, RelayPhase, RelayStatus};
 use crate::spec::ComputeSpec;
@@ -44,6 +45,7 @@ impl RelayTask {
     pub(super) fn start(
         config: &ComputeConfig,
         spec: &ComputeSpec,
+        access: Access,
         pg_version: u32,
         start: Start,
     ) -> Self {
@@ -55,7 +57,7 @@ impl RelayTask {
             tenant_id: spec.tenant_id,
             timeline_id: spec.timeline_id,
             safekeepers: spec.safekeepers.clone(),
-            token: spec.storage_token.clone(),
+            access,
             pg_version,
             system_id: start.system_id,
             start_lsn: start.lsn,

@@ -20,6 +20,7 @@ use super::postgres::{self, Postgres, PostgresConfig};
 use super::relay_task::RelayTask;
 use super::running::Running;
 use super::{apply_catalog, local};
+use crate::access::Access;
 use crate::backoff::Backoff;
 use crate::error::{Category, Retry, chain};
 use crate::lsn::Lsn;
@@ -41,6 +42,7 @@ const SYNC_ATTEMPT: (Duration, Duration) = (Duration::from_secs(5), Duration::fr
 pub(super) struct Startup {
     pub(super) config: Arc<ComputeConfig>,
     pub(super) spec: Arc<ComputeSpec>,
+    pub(super) access: Access,
     pub(super) spawner: Spawner,
     pub(super) facts: mpsc::Sender<Fact>,
     pub(super) cancel: CancellationToken,
@@ -251,7 +253,7 @@ impl Startup {
             tenant_id: self.spec.tenant_id,
             timeline_id: self.spec.timeline_id,
             safekeepers: self.spec.safekeepers.clone(),
-            token: self.spec.storage_token.clone(),
+            access: self.access.clone(),
             pg_version,
             system_id: 0,
             // Only an election fences the compute before us; without Neon's postgres
@@ -327,7 +329,7 @@ impl Startup {
             gzip: true,
             location,
             protocol: self.spec.pageservers.prefer_protocol,
-            token: self.spec.storage_token.as_ref(),
+            access: &self.access,
             connect_limit: CONNECT_LIMIT,
             answer_limit: self.config.limits.basebackup_answer,
             stall_limit: self.config.limits.basebackup_stall,
@@ -430,7 +432,7 @@ impl Startup {
             bin_dir: self.config.pg_bin_dir.clone(),
             pgdata: self.config.pgdata.clone(),
             run_as: self.config.run_as.clone(),
-            storage_token: self.spec.storage_token.clone(),
+            storage_token: self.access.token.current(),
         };
         let postgres = Postgres::start(&self.spawner, &settings)
             .await
@@ -441,7 +443,15 @@ impl Startup {
         .await;
         let relays =
             self.spec.postgres.flavor == Flavor::Vanilla && self.spec.mode == ComputeMode::Primary;
-        let relay = relays.then(|| RelayTask::start(&self.config, &self.spec, pg_version, start));
+        let relay = relays.then(|| {
+            RelayTask::start(
+                &self.config,
+                &self.spec,
+                self.access.clone(),
+                pg_version,
+                start,
+            )
+        });
         let spec = self.spec.clone();
         Ok(Running {
             postgres,

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::config::ComputeConfig;
 use super::postgres::StopStep;
 use super::running::Running;
+use crate::access::Access;
 use crate::error::chain;
 use crate::lsn::Lsn;
 use crate::safekeeper::sync::{self, SyncConfig};
@@ -22,6 +23,7 @@ pub(super) struct StopJob {
     pub(super) config: Arc<ComputeConfig>,
     pub(super) running: Option<Running>,
     pub(super) spec: Option<Arc<ComputeSpec>>,
+    pub(super) access: Access,
     /// Skips to the immediate stop when cancelled.
     pub(super) escalate: CancellationToken,
 }
@@ -41,6 +43,7 @@ pub(super) async fn run(job: StopJob) -> Stopped {
         config,
         running,
         spec,
+        access,
         escalate,
     } = job;
     let Some(running) = running else {
@@ -67,20 +70,20 @@ pub(super) async fn run(job: StopJob) -> Stopped {
             }
             last.commit_lsn.is_valid().then_some(last.commit_lsn)
         }
-        None => final_sync(spec.as_deref(), running.pg_version).await,
+        None => final_sync(spec.as_deref(), access, running.pg_version).await,
     };
     Stopped { lsn, forced }
 }
 
 /// With Neon's postgres, which pushes its own log, the safekeepers tell where it ended.
-async fn final_sync(spec: Option<&ComputeSpec>, pg_version: u32) -> Option<Lsn> {
+async fn final_sync(spec: Option<&ComputeSpec>, access: Access, pg_version: u32) -> Option<Lsn> {
     let spec = spec
         .filter(|spec| spec.mode == ComputeMode::Primary && spec.postgres.flavor == Flavor::Neon)?;
     let config = SyncConfig {
         tenant_id: spec.tenant_id,
         timeline_id: spec.timeline_id,
         safekeepers: spec.safekeepers.clone(),
-        token: spec.storage_token.clone(),
+        access,
         pg_version,
         system_id: 0,
         always_elect: false,

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::display::{Display, is_ready, line};
 use super::state_dir::StateDir;
 use super::{LOOPBACK, Settings, check, postgres_programs, storage_role};
+use crate::access::Access;
 use crate::compute::config::{ComputeConfig, Limits, strict_overcommit};
 use crate::compute::ending::Ending;
 use crate::compute::launch::{Launch, Launched};
@@ -198,6 +199,7 @@ async fn serve(room: Room, storage: &Storage, wanted: &ComputeSpec) -> anyhow::R
         http: reqwest::Client::builder()
             .build()
             .context("cannot make an HTTP client")?,
+        access: Access::default(),
         publisher: None,
     };
     let launched = launch.prepare().await?;

@@ -12,7 +12,8 @@ use tracing::debug;
 
 use super::unpack::{Failure, Piece, Unpacker};
 use super::{Error, Refusal, address};
-use crate::id::{TenantId, TimelineId};
+use crate::access::Access;
+use crate::id::{ShardIndex, TenantId, TimelineId};
 use crate::lsn::Lsn;
 use crate::pgwire::{self, ConnectConfig, Connection, CopyOut};
 use crate::process::RunAs;
@@ -57,8 +58,8 @@ pub struct BasebackupRequest<'a> {
     pub location: &'a ShardLocation,
     /// How to speak to it.
     pub protocol: PageserverProtocol,
-    /// The storage token.
-    pub token: Option<&'a Secret>,
+    /// The storage's token.
+    pub access: &'a Access,
     /// Limit for connecting and authenticating.
     pub connect_limit: Duration,
     /// Limit from the command to the first byte. The pageserver waits for the LSN
@@ -109,24 +110,37 @@ pub struct Connected {
 /// [`Error::NoAddress`], [`Error::Address`], [`Error::GrpcUnsupported`],
 /// [`Error::Connect`], [`Error::Refused`].
 pub async fn connect(request: &BasebackupRequest<'_>) -> Result<Connected, Error> {
+    let token = &request.access.token;
+    let attempt = |token| connect_with(request, token);
+    token.attempt(attempt, Error::is_unauthorized).await
+}
+
+async fn connect_with(
+    request: &BasebackupRequest<'_>,
+    token: Option<Secret>,
+) -> Result<Connected, Error> {
     let config = address::page_service(
         request.location,
         request.protocol,
         request.compute_mode,
-        request.token,
+        token.as_ref(),
         request.connect_limit,
     )?;
     let started = Instant::now();
-    let shard = request.location.index;
-    match Connection::connect(&config).await {
-        Ok(connection) => Ok(Connected {
-            config,
-            connection,
-            elapsed: started.elapsed(),
-        }),
-        Err(source) => Err(refused(&config.peer(), "login", source)
-            .unwrap_or_else(|source| Error::Connect { shard, source })),
-    }
+    let connection = log_in(&config, request.location.index).await?;
+    Ok(Connected {
+        config,
+        connection,
+        elapsed: started.elapsed(),
+    })
+}
+
+/// Connects to the page service of a shard.
+pub(super) async fn log_in(config: &ConnectConfig, shard: ShardIndex) -> Result<Connection, Error> {
+    Connection::connect(config).await.map_err(|source| {
+        refused(&config.peer(), "login", source)
+            .unwrap_or_else(|source| Error::Connect { shard, source })
+    })
 }
 
 /// Connects, fetches and unpacks into a directory that exists and is empty.
@@ -179,7 +193,7 @@ impl Connected {
         let command = request.command(gzip);
         debug!(%peer, command, "asking for a basebackup");
 
-        let copy = or_cancelled(cancel, self.start(&command, request.answer_limit)).await?;
+        let copy = or_cancelled(cancel, self.start(request, &command)).await?;
         let mut transfer = Transfer {
             copy,
             peer,
@@ -192,8 +206,24 @@ impl Connected {
         transfer.finish(transferred, connect, started).await
     }
 
-    /// Sends the command and waits for the stream.
-    async fn start(self, command: &str, limit: Duration) -> Result<CopyOut, Error> {
+    /// Sends the command and waits for the stream. A pageserver takes the token of
+    /// another tenant at login, and refuses it here.
+    async fn start(self, request: &BasebackupRequest<'_>, command: &str) -> Result<CopyOut, Error> {
+        let token = self.config.password.clone();
+        match self.start_once(command, request.answer_limit).await {
+            Err(error) if error.is_unauthorized() => {
+                let another = request.access.token.after_refusal(token.as_ref()).await;
+                let Some(another) = another else {
+                    return Err(error);
+                };
+                let again = connect_with(request, Some(another)).await?;
+                again.start_once(command, request.answer_limit).await
+            }
+            result => result,
+        }
+    }
+
+    async fn start_once(self, command: &str, limit: Duration) -> Result<CopyOut, Error> {
         let peer = self.config.peer();
         let copy = tokio::time::timeout(limit, self.connection.copy_out(command)).await;
         let Ok(copy) = copy else {
@@ -452,6 +482,7 @@ mod tests {
             grpc: None,
             http: None,
         };
+        let access = Access::default();
         let request = BasebackupRequest {
             tenant_id: TenantId([0xA1; 16]),
             timeline_id: TimelineId([0xB1; 16]),
@@ -461,7 +492,7 @@ mod tests {
             gzip,
             location: &location,
             protocol: PageserverProtocol::Libpq,
-            token: None,
+            access: &access,
             connect_limit: Duration::ZERO,
             answer_limit: Duration::ZERO,
             stall_limit: Duration::ZERO,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::Error;
+use crate::access::StorageToken;
 use crate::error::truncate;
 use crate::id::{TenantId, TenantShardId};
 use crate::secret::Secret;
@@ -28,7 +29,17 @@ pub async fn locate(
     http: &reqwest::Client,
     controller: &Url,
     tenant_id: TenantId,
-    token: Option<&Secret>,
+    token: &StorageToken,
+) -> Result<ShardMap, Error> {
+    let attempt = |token| locate_with(http, controller, tenant_id, token);
+    token.attempt(attempt, Error::is_unauthorized).await
+}
+
+async fn locate_with(
+    http: &reqwest::Client,
+    controller: &Url,
+    tenant_id: TenantId,
+    token: Option<Secret>,
 ) -> Result<ShardMap, Error> {
     let base = controller.as_str().trim_end_matches('/');
     let url = format!("{base}/debug/v1/tenant/{tenant_id}/locate");

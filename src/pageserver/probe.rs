@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::{Error, Refusal, address, basebackup};
+use crate::access::Access;
 use crate::error::truncate;
 use crate::id::{ShardIndex, TenantId, TimelineId};
 use crate::lsn::Lsn;
-use crate::pgwire::{self, Connection, CopyBoth};
+use crate::pgwire::{self, Connection, CopyBoth, ServerError};
 use crate::secret::Secret;
 use crate::spec::{ComputeMode, PageserverProtocol, ShardLocation};
 use crate::wire::pagestream::{
@@ -23,6 +24,8 @@ const TEMPLATE1: u32 = 1;
 const PG_CLASS: u32 = 1259;
 /// The request waits for no WAL: whatever the pageserver has is new enough.
 const NO_WAIT: Lsn = Lsn(1);
+/// The version of the pagestream that is spoken.
+const VERSION: Version = Version::V3;
 /// Stripes that are tried for a page of the shard. Each misses a shard of `n` with
 /// probability 1 - 1/n, so that even for 255 shards all miss once in 10^110 cases.
 const STRIPES: u32 = 1 << 16;
@@ -38,8 +41,8 @@ pub struct ProbeRequest<'a> {
     pub location: &'a ShardLocation,
     /// Pages in a stripe of the tenant.
     pub stripe_size: Option<u32>,
-    /// The storage token.
-    pub token: Option<&'a Secret>,
+    /// The storage's token.
+    pub access: &'a Access,
     /// Limit for everything together.
     pub deadline: Duration,
 }
@@ -74,11 +77,20 @@ pub enum ProbeOutcome {
 /// What keeps it from answering: [`Error::Connect`], [`Error::Refused`] at login,
 /// [`Error::Pagestream`] also at the deadline.
 pub async fn probe(request: &ProbeRequest<'_>) -> Result<ProbeOutcome, Error> {
+    let token = &request.access.token;
+    let attempt = |token| probe_with(request, token);
+    token.attempt(attempt, Error::is_unauthorized).await
+}
+
+async fn probe_with(
+    request: &ProbeRequest<'_>,
+    token: Option<Secret>,
+) -> Result<ProbeOutcome, Error> {
     let config = address::page_service(
         request.location,
         PageserverProtocol::Libpq,
         ComputeMode::Primary,
-        request.token,
+        token.as_ref(),
         request.deadline,
     )?;
     let peer = config.peer();
@@ -90,10 +102,7 @@ pub async fn probe(request: &ProbeRequest<'_>) -> Result<ProbeOutcome, Error> {
     };
     let shard = request.location.index;
     let asked = tokio::time::timeout(request.deadline, async {
-        let connection = Connection::connect(&config).await.map_err(|source| {
-            basebackup::refused(&peer, "login", source)
-                .unwrap_or_else(|source| Error::Connect { shard, source })
-        })?;
+        let connection = basebackup::log_in(&config, shard).await?;
         Ok(ask(connection, request).await)
     });
     match asked.await {
@@ -104,8 +113,18 @@ pub async fn probe(request: &ProbeRequest<'_>) -> Result<ProbeOutcome, Error> {
         Ok(Err(error)) => Err(error),
         Ok(Ok(Ok(Some(answer)))) => Ok(outcome(answer, started.elapsed())),
         Ok(Ok(Ok(None))) => Err(failed("it ended without an answer", None)),
-        Ok(Ok(Err(Asking::Refused(refusal, message)))) => outcome_of_refusal(refusal, message)
-            .map_or_else(|message| Err(failed(&message, None)), Ok),
+        Ok(Ok(Err(Asking::Refused(error)))) => {
+            let refusal = Refusal::of(&error);
+            outcome_of_refusal(refusal, &error).ok_or_else(|| Error::Refused {
+                peer: peer.clone(),
+                command: VERSION.command(request.tenant_id, request.timeline_id),
+                refusal,
+                source: pgwire::Error::Server {
+                    peer: peer.clone(),
+                    error,
+                },
+            })
+        }
         Ok(Ok(Err(Asking::Broken(source)))) => Err(failed("it broke off", Some(source))),
         Ok(Ok(Err(Asking::Malformed(problem)))) => Err(failed(&problem, None)),
     }
@@ -113,7 +132,7 @@ pub async fn probe(request: &ProbeRequest<'_>) -> Result<ProbeOutcome, Error> {
 
 /// Why there is no answer.
 enum Asking {
-    Refused(Refusal, String),
+    Refused(Box<ServerError>),
     Broken(pgwire::Error),
     Malformed(String),
 }
@@ -121,16 +140,13 @@ enum Asking {
 impl From<pgwire::Error> for Asking {
     fn from(error: pgwire::Error) -> Self {
         match error {
-            pgwire::Error::Server { error, .. } => {
-                Self::Refused(Refusal::of(&error), error.to_string())
-            }
+            pgwire::Error::Server { error, .. } => Self::Refused(error),
             error => Self::Broken(error),
         }
     }
 }
 
 async fn ask(connection: Connection, request: &ProbeRequest<'_>) -> Result<Option<Answer>, Asking> {
-    const VERSION: Version = Version::V3;
     let command = VERSION.command(request.tenant_id, request.timeline_id);
     // The socket is closed by dropping it: a Terminate would only end the stream.
     let CopyBoth {
@@ -188,16 +204,18 @@ fn outcome(answer: Answer, latency: Duration) -> ProbeOutcome {
     }
 }
 
-/// What a refusal in the stream says about the pageserver.
-fn outcome_of_refusal(refusal: Refusal, message: String) -> Result<ProbeOutcome, String> {
+/// What a refusal in the stream says about the pageserver, if it says something.
+fn outcome_of_refusal(refusal: Refusal, error: &ServerError) -> Option<ProbeOutcome> {
     match refusal {
-        Refusal::NotFound => Ok(ProbeOutcome::Misrouted),
+        Refusal::NotFound => Some(ProbeOutcome::Misrouted),
         // A page of an absent shard is answered so (`PageStreamError::Reconnect`).
-        Refusal::GoingAway if message.ends_with("reconnect") => Ok(ProbeOutcome::Misrouted),
-        Refusal::GoingAway => Ok(ProbeOutcome::GoingAway),
-        Refusal::TimelineNotFound | Refusal::TimelineArchived => Ok(ProbeOutcome::TimelineNotFound),
+        Refusal::GoingAway if error.message.ends_with("reconnect") => Some(ProbeOutcome::Misrouted),
+        Refusal::GoingAway => Some(ProbeOutcome::GoingAway),
+        Refusal::TimelineNotFound | Refusal::TimelineArchived => {
+            Some(ProbeOutcome::TimelineNotFound)
+        }
         Refusal::Unauthorized | Refusal::LsnCollected | Refusal::LsnNotReached | Refusal::Other => {
-            Err(message)
+            None
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use super::proposer::LossKind;
+use super::refusal;
+use crate::access::Access;
 use crate::id::{TenantId, TimelineId};
-use crate::pgwire::ConnectConfig;
+use crate::pgwire::{self, ConnectConfig};
 use crate::secret::Secret;
 
 /// What all connections to the safekeepers of one timeline have in common.
@@ -11,13 +14,18 @@ use crate::secret::Secret;
 pub(super) struct Introduction {
     pub(super) tenant_id: TenantId,
     pub(super) timeline_id: TimelineId,
-    pub(super) token: Option<Secret>,
+    pub(super) access: Access,
     pub(super) connect_timeout: Duration,
 }
 
 impl Introduction {
-    /// How to connect to a safekeeper; `None` if `endpoint` is not `host:port`.
+    /// How to connect to a safekeeper with the token as it is now; `None` if
+    /// `endpoint` is not `host:port`.
     pub(super) fn address(&self, endpoint: &str) -> Option<ConnectConfig> {
+        self.address_with(endpoint, self.access.token.current())
+    }
+
+    fn address_with(&self, endpoint: &str, token: Option<Secret>) -> Option<ConnectConfig> {
         let (host, port) = split_endpoint(endpoint)?;
         // The safekeeper splits the options at blanks and drops a lone `-c`
         // (`safekeeper/src/handler.rs: startup`).
@@ -27,10 +35,31 @@ impl Introduction {
         );
         let mut config = ConnectConfig::tcp(host, port, "no_user")
             .parameter("options", options)
-            .password(self.token.clone());
+            .password(token);
         config.database = Some("replication".to_owned());
         config.connect_timeout = self.connect_timeout;
         Some(config)
+    }
+}
+
+impl Introduction {
+    /// Makes a connection by `connect`, and once more with another token if the first is
+    /// refused and the token's source has another.
+    pub(super) async fn connect<T, F>(
+        &self,
+        endpoint: &str,
+        connect: impl Fn(ConnectConfig) -> F,
+    ) -> Result<T, pgwire::Error>
+    where
+        F: Future<Output = Result<T, pgwire::Error>>,
+    {
+        let attempt = |token| {
+            let config = self.address_with(endpoint, token);
+            let attempt = config.map(&connect);
+            async { attempt.ok_or(pgwire::Error::ConnectionString(None))?.await }
+        };
+        let refused = |error: &pgwire::Error| refusal::loss(error).kind == LossKind::AuthFailed;
+        self.access.token.attempt(attempt, refused).await
     }
 }
 
@@ -73,7 +102,7 @@ mod tests {
         let introduction = Introduction {
             tenant_id: "9e4c8f36063c6c6e93bc20d65a820f3d".parse().unwrap(),
             timeline_id: "112ded66422aa5e953e5440fa5427ac4".parse().unwrap(),
-            token: None,
+            access: Access::default(),
             connect_timeout: Duration::from_secs(1),
         };
         let config = introduction.address("sk-0:5454").unwrap();

@@ -50,9 +50,11 @@ struct Fetch {
 }
 
 enum Stage {
-    Connecting(Pin<Box<dyn Future<Output = Result<CopyReader, pgwire::Error>> + Send>>),
+    Connecting(Connecting),
     Reading(CopyReader),
 }
+
+type Connecting = Pin<Box<dyn Future<Output = Result<CopyReader, pgwire::Error>> + Send>>;
 
 impl Fetches {
     pub(super) fn new(introduction: Introduction, local: Option<ConnectConfig>) -> Self {
@@ -65,20 +67,28 @@ impl Fetches {
 
     pub(super) fn start(&mut self, slot: Slot, from: Lsn, until: Lsn, source: Source) {
         let keepalive_tells_end = matches!(source, Source::Donor { .. });
-        let (config, command) = match source {
-            Source::Donor { endpoint, term } => (
-                self.introduction.address(&endpoint),
+        let connecting: Connecting = match source {
+            Source::Donor { endpoint, term } => {
                 // The term must follow the LSN after one blank, or it is not seen
                 // (`safekeeper/src/handler.rs: parse_cmd`).
-                format!("START_REPLICATION PHYSICAL {from} (term='{term}')"),
-            ),
-            Source::Local => (
-                self.local.clone(),
-                format!("START_REPLICATION PHYSICAL {from} TIMELINE 1"),
-            ),
+                let command = format!("START_REPLICATION PHYSICAL {from} (term='{term}')");
+                let introduction = self.introduction.clone();
+                Box::pin(async move {
+                    let read = |config| connect(config, command.clone());
+                    introduction.connect(&endpoint, read).await
+                })
+            }
+            Source::Local => {
+                let command = format!("START_REPLICATION PHYSICAL {from} TIMELINE 1");
+                let local = self.local.clone();
+                Box::pin(async move {
+                    let local = local.ok_or(pgwire::Error::ConnectionString(None))?;
+                    connect(local, command).await
+                })
+            }
         };
         let fetch = Fetch {
-            stage: Stage::Connecting(Box::pin(connect(config, command))),
+            stage: Stage::Connecting(connecting),
             until,
             keepalive_tells_end,
             stalled: Box::pin(tokio::time::sleep(STALL_LIMIT)),
@@ -174,11 +184,7 @@ impl Fetch {
     }
 }
 
-async fn connect(
-    config: Option<ConnectConfig>,
-    command: String,
-) -> Result<CopyReader, pgwire::Error> {
-    let config = config.ok_or(pgwire::Error::ConnectionString(None))?;
+async fn connect(config: ConnectConfig, command: String) -> Result<CopyReader, pgwire::Error> {
     let connection = Connection::connect(&config).await?;
     Ok(connection.copy_both(&command).await?.reader)
 }

@@ -6,13 +6,15 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use postgres_protocol::message::frontend;
 
 use super::address::Introduction;
 use super::proposer::{Loss, LossKind, Slot};
 use super::refusal;
-use crate::pgwire::{self, Connection, CopyReader, CopyWriter, put_copy_data};
+use crate::pgwire::{
+    self, ConnectConfig, Connection, CopyBoth, CopyReader, CopyWriter, put_copy_data,
+};
 use crate::wire::safekeeper::{
     AcceptorMessage, ProposerGreeting, ProposerMessage, ProtocolVersion,
 };
@@ -247,6 +249,16 @@ impl OpenLink {
     }
 }
 
+/// Connects, and sends what begins a push without waiting in between.
+async fn start_push(config: ConnectConfig, first: Bytes) -> Result<CopyBoth, pgwire::Error> {
+    let connection = Connection::connect_eagerly(&config, &first).await?;
+    let streams = tokio::time::timeout(config.connect_timeout, connection.copy_both_reply());
+    streams.await.map_err(|_| pgwire::Error::ConnectTimeout {
+        peer: config.peer(),
+        limit: config.connect_timeout,
+    })?
+}
+
 async fn connect(
     introduction: Introduction,
     endpoint: String,
@@ -254,9 +266,6 @@ async fn connect(
     greeting: ProposerGreeting,
     may_create_timeline: bool,
 ) -> Result<OpenLink, pgwire::Error> {
-    let Some(config) = introduction.address(&endpoint) else {
-        return Err(pgwire::Error::ConnectionString(None));
-    };
     let command = format!(
         "START_WAL_PUSH (proto_version '{}', allow_timeline_creation '{may_create_timeline}')",
         version.number()
@@ -268,12 +277,9 @@ async fn connect(
     })?;
     let greeting = ProposerMessage::Greeting(greeting);
     put_copy_data(&mut first, |out| greeting.encode(version, out));
-    let connection = Connection::connect_eagerly(&config, &first).await?;
-    let streams = tokio::time::timeout(introduction.connect_timeout, connection.copy_both_reply());
-    let streams = streams.await.map_err(|_| pgwire::Error::ConnectTimeout {
-        peer: endpoint.clone(),
-        limit: introduction.connect_timeout,
-    })??;
+    let first = first.freeze();
+    let push = |config| start_push(config, first.clone());
+    let streams = introduction.connect(&endpoint, push).await?;
     Ok(OpenLink {
         endpoint,
         reader: streams.reader,

@@ -38,11 +38,11 @@ use super::proposer::{
     ConfigError, Endpoints, Failure, Input, LossKind, Mode, PeerStatus, ProposerConfig, Timing,
 };
 use super::sync::summary;
+use crate::access::Access;
 use crate::error::{Category, Retry};
 use crate::id::{TenantId, TimelineId};
 use crate::lsn::Lsn;
 use crate::pgwire::ConnectConfig;
-use crate::secret::Secret;
 use crate::spec::SafekeeperSet;
 
 pub use self::status::{Fenced, RelayPhase, RelayStatus};
@@ -59,8 +59,8 @@ pub struct RelayConfig {
     pub timeline_id: TimelineId,
     /// The safekeepers that the spec names.
     pub safekeepers: SafekeeperSet,
-    /// The token that they ask for.
-    pub token: Option<Secret>,
+    /// The storage's token.
+    pub access: Access,
     /// `PG_VERSION_NUM` of the local postgres, such as 150018.
     pub pg_version: u32,
     /// System identifier of the local postgres; 0 if it is not known yet.
@@ -208,7 +208,7 @@ impl Relay {
         let introduction = Introduction {
             tenant_id: config.tenant_id,
             timeline_id: config.timeline_id,
-            token: config.token,
+            access: config.access,
             connect_timeout: config.connect_timeout,
         };
         let proposer = ProposerConfig {

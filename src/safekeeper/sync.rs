@@ -16,10 +16,10 @@ use super::proposer::{
     ConfigError, Endpoints, Failure, LossKind, Mode, PeerStatus, ProposerConfig, Synced as Outcome,
     Timing,
 };
+use crate::access::Access;
 use crate::error::{Category, Retry};
 use crate::id::{TenantId, TimelineId};
 use crate::lsn::Lsn;
-use crate::secret::Secret;
 use crate::spec::SafekeeperSet;
 
 /// How long saying goodbye may take; the result stands already.
@@ -34,8 +34,8 @@ pub struct SyncConfig {
     pub timeline_id: TimelineId,
     /// The safekeepers that the spec names.
     pub safekeepers: SafekeeperSet,
-    /// The token that they ask for.
-    pub token: Option<Secret>,
+    /// The storage's token.
+    pub access: Access,
     /// `PG_VERSION_NUM`, such as 150018; only the major part matters.
     pub pg_version: u32,
     /// PostgreSQL's system identifier; 0 if it is not known, which leaves the
@@ -187,7 +187,7 @@ pub async fn sync(config: &SyncConfig, cancel: &CancellationToken) -> Result<Syn
     let introduction = Introduction {
         tenant_id: config.tenant_id,
         timeline_id: config.timeline_id,
-        token: config.token.clone(),
+        access: config.access.clone(),
         connect_timeout: config.connect_timeout,
     };
     let deadline = tokio::time::Instant::now() + config.deadline;

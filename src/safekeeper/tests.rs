@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use self::stand_in::{Fault, StandIn};
 use super::proposer::tests::acceptor::Acceptor;
 use super::sync::{Error, SyncConfig, Synced, SyncedHow, sync};
+use crate::access::{Access, StorageToken};
 use crate::error::Category;
 use crate::lsn::Lsn;
 use crate::secret::Secret;
@@ -23,12 +24,18 @@ fn config(safekeepers: &[StandIn]) -> SyncConfig {
             generation: None,
             endpoints: safekeepers.iter().map(StandIn::endpoint).collect(),
         },
-        token: None,
+        access: Access::default(),
         pg_version: 150_018,
         system_id: 0,
         always_elect: true,
         connect_timeout: Duration::from_secs(5),
         deadline: Duration::from_secs(20),
+    }
+}
+
+fn with_token(token: Option<&str>) -> Access {
+    Access {
+        token: StorageToken::fixed(token.map(Secret::new)),
     }
 }
 
@@ -89,12 +96,12 @@ async fn a_majority_that_refuses_the_token_ends_a_sync_at_once() {
     let faults = [Fault::RefusesTokens, Fault::Silent, Fault::RefusesTokens];
     let safekeepers = three([9000; 3], faults).await;
     let mut config = config(&safekeepers);
-    config.token = Some(Secret::new("not-the-token"));
+    config.access = with_token(Some("not-the-token"));
     let error = run(&config).await.unwrap_err();
     assert_eq!(error.category(), "AuthFailed");
     assert!(!format!("{error} {error:?}").contains("not-the-token"));
 
-    config.token = None;
+    config.access = with_token(None);
     let error = run(&config).await.unwrap_err();
     assert_eq!(error.category(), "AuthFailed");
     assert!(

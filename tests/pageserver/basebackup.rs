@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use glowplug::access::Access;
 use glowplug::error::{Category, Retry, chain};
 use glowplug::id::{TenantId, TimelineId};
 use glowplug::lsn::Lsn;
@@ -20,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stand_in::{Act, StandIn, archive, gzip, hostile_archive};
 
+static ACCESS: LazyLock<Access> = LazyLock::new(Access::default);
+
 const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -33,7 +37,7 @@ fn request(location: &ShardLocation) -> BasebackupRequest<'_> {
         gzip: true,
         location,
         protocol: PageserverProtocol::Libpq,
-        token: None,
+        access: &ACCESS,
         connect_limit: LONG,
         answer_limit: LONG,
         stall_limit: LONG,

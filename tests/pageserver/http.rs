@@ -5,6 +5,7 @@ use std::sync::Once;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
+use glowplug::access::StorageToken;
 use glowplug::error::{Category, Retry, chain};
 use glowplug::id::{ShardIndex, TenantId};
 use glowplug::pageserver::{Error, locate, scrape_misrouted};
@@ -43,8 +44,8 @@ async fn located(status: StatusCode, body: &'static str) -> Result<usize, Error>
     };
     let base = serve(Router::new().route(&path, get(answer))).await;
     let url: Url = base.parse().unwrap();
-    let token = Secret::new("token");
-    let map = locate(&client(), &url, TenantId([0xA4; 16]), Some(&token)).await?;
+    let token = StorageToken::fixed(Some(Secret::new("token")));
+    let map = locate(&client(), &url, TenantId([0xA4; 16]), &token).await?;
     assert_eq!(map.stripe_size, Some(2048));
     let last = map.shards.last().unwrap();
     assert_eq!(

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use glowplug::access::Access;
 use glowplug::error::{Category, chain};
 use glowplug::id::{TenantId, TimelineId};
 use glowplug::lsn::Lsn;
@@ -21,7 +22,7 @@ async fn probed(script: Vec<Act>, deadline: Duration) -> Result<ProbeOutcome, Er
         timeline_id: TimelineId([0xB1; 16]),
         location: &location,
         stripe_size: None,
-        token: None,
+        access: &Access::default(),
         deadline,
     })
     .await

@@ -68,7 +68,7 @@ impl Quorum {
                 generation: None,
                 endpoints: self.endpoints.clone(),
             },
-            token: None,
+            access: glowplug::access::Access::default(),
             pg_version: 150_020,
             system_id: 0,
             always_elect: true,

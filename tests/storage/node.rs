@@ -1,9 +1,10 @@
 //! A pageserver with one timeline, and its client.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use glowplug::access::Access;
 use glowplug::id::{ShardIndex, TenantId, TenantShardId, TimelineId};
 use glowplug::lsn::Lsn;
 use glowplug::pageserver::{self, BackupKind, BasebackupRequest, BasebackupStats};
@@ -22,6 +23,8 @@ use crate::loopback::any_port;
 
 pub(crate) const TENANT: TenantId = TenantId([0xA1; 16]);
 pub(crate) const TIMELINE: TimelineId = TimelineId([0xB1; 16]);
+/// Without a token.
+pub(crate) static ACCESS: LazyLock<Access> = LazyLock::new(Access::default);
 pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 
 pub(crate) const SHARD: TenantShardId = TenantShardId {
@@ -140,7 +143,7 @@ impl Node {
             gzip,
             location: &location,
             protocol: PageserverProtocol::Libpq,
-            token: None,
+            access: &ACCESS,
             connect_limit: LIMIT,
             answer_limit: LIMIT,
             stall_limit: self.stall_limit,

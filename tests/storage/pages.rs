@@ -1,12 +1,18 @@
 //! Where a shard is, and what a pageserver says when it is not there.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use glowplug::pageserver::{ProbeOutcome, ProbeRequest, probe, scrape_misrouted};
+use glowplug::error::{Category, chain};
+use glowplug::id::ShardIndex;
+use glowplug::lsn::Lsn;
+use glowplug::pageserver::{
+    Lease, LeaseRequest, ProbeOutcome, ProbeRequest, lease_lsn, probe, scrape_misrouted,
+};
 use glowplug::pgwire::{ConnectConfig, Connection};
+use glowplug::spec::PageserverProtocol;
 use glowplug::storage::timelines::Timelines;
 
-use crate::node::{ATTACHED, Fixture, LIMIT, Node, SHARD, TENANT, TIMELINE, pg_major};
+use crate::node::{ACCESS, ATTACHED, Fixture, LIMIT, Node, SHARD, TENANT, TIMELINE, pg_major};
 
 async fn outcome(node: &Node) -> ProbeOutcome {
     let location = node.location();
@@ -15,7 +21,7 @@ async fn outcome(node: &Node) -> ProbeOutcome {
         timeline_id: TIMELINE,
         location: &location,
         stripe_size: None,
-        token: None,
+        access: &ACCESS,
         deadline: LIMIT,
     };
     probe(&request).await.unwrap()
@@ -75,23 +81,48 @@ async fn a_timeline_is_made_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_is_granted_for_what_is_kept() {
     let fixture = Fixture::new(Vec::new()).await;
+    let lease = async |index: ShardIndex, lsn: Lsn| {
+        let mut location = fixture.node.location();
+        location.index = index;
+        let request = LeaseRequest {
+            tenant_id: TENANT,
+            timeline_id: TIMELINE,
+            lsn,
+            location: &location,
+            protocol: PageserverProtocol::Libpq,
+            access: &ACCESS,
+            deadline: LIMIT,
+        };
+        lease_lsn(&request).await
+    };
+    let (now, ahead) = (SystemTime::now(), Lsn(0x999_9999));
+    let granted = lease(ShardIndex::UNSHARDED, ahead).await.unwrap();
+    assert!(
+        matches!(granted, Lease::Granted { valid_until } if valid_until > now),
+        "{granted:?}"
+    );
+    let refused = lease(ShardIndex::UNSHARDED, Lsn(0x10)).await.unwrap();
+    assert_eq!(refused, Lease::Refused);
+    let of_one = ShardIndex {
+        number: 0,
+        count: 1,
+    };
+    let error = lease(of_one, ahead).await.unwrap_err();
+    assert_eq!(error.category(), "Misrouted");
+    let expected = format!("Not found: Tenant {TENANT} not found");
+    assert!(chain(&error).contains(&expected), "{}", chain(&error));
+    assert_eq!(misrouted(&fixture.node).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_serves_one_tenant() {
+    let fixture = Fixture::new(Vec::new()).await;
     let address = fixture.node.pageserver.pg_addr();
     let config = ConnectConfig::tcp(address.ip().to_string(), address.port(), "no_user");
     let mut connection = Connection::connect(&config).await.unwrap();
     assert_eq!(connection.parameter("glowplug_storage"), Some("on"));
-    let mut lease = async |lsn: &str| {
-        let command = format!("lease lsn {TENANT} {TIMELINE} {lsn}");
-        let rows = connection.simple_query(&command).await.unwrap();
-        rows[0].0[0].clone()
-    };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let until = lease("0/9999999").await.unwrap().parse::<u128>().unwrap();
-    assert!(until > now.as_millis());
-    assert_eq!(lease("0/10").await, None);
-    let sharded = format!("lease lsn {TENANT}-0001 {TIMELINE} 0/9999999");
-    let refused = connection.simple_query(&sharded).await.unwrap_err();
-    let expected = format!("Not found: Tenant {TENANT} not found");
-    assert!(refused.to_string().contains(&expected), "{refused}");
+    let first = format!("lease lsn {TENANT} {TIMELINE} 0/9999999");
+    connection.simple_query(&first).await.unwrap();
     let other = "basebackup cccccccccccccccccccccccccccccccc b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1b1";
     let refused = connection.simple_query(other).await.unwrap_err();
     assert!(
@@ -99,5 +130,5 @@ async fn a_lease_is_granted_for_what_is_kept() {
             .to_string()
             .contains("reconnect to switch tenant id")
     );
-    assert_eq!(misrouted(&fixture.node).await, 1);
+    assert_eq!(misrouted(&fixture.node).await, 0);
 }

@@ -3,7 +3,9 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
+use glowplug::access::{Access, StorageToken};
 use glowplug::error::Category;
 use glowplug::id::{ShardIndex, TenantShardId};
 use glowplug::lsn::Lsn;
@@ -29,6 +31,15 @@ const OPTIONS: &[&str] = &["fsync=off", "synchronous_standby_names=walproposer"]
 fn token() -> Secret {
     Secret::new("right")
 }
+
+/// Access with this token.
+fn access(token: Option<&str>) -> Access {
+    Access {
+        token: StorageToken::fixed(token.map(Secret::new)),
+    }
+}
+
+static ACCESS: LazyLock<Access> = LazyLock::new(|| access(Some("right")));
 
 async fn start(bench: &Bench, listen: Ipv4Addr) -> Storage {
     let config = StorageConfig {
@@ -66,7 +77,7 @@ impl Compute {
             tenant_id: TENANT,
             timeline_id: TIMELINE,
             safekeepers: storage.safekeeper_set(),
-            token: Some(token()),
+            access: ACCESS.clone(),
             pg_version: pg_major() * 10_000,
             system_id: 0,
             always_elect: true,
@@ -89,7 +100,7 @@ impl Compute {
                 tenant_id: TENANT,
                 timeline_id: TIMELINE,
                 safekeepers: storage.safekeeper_set(),
-                token: Some(token()),
+                access: ACCESS.clone(),
                 pg_version: pg_major() * 10_000,
                 system_id: prepared.system_identifier,
                 start_lsn: prepared.lsn,
@@ -134,7 +145,7 @@ impl Compute {
 fn request<'a>(
     location: &'a ShardLocation,
     lsn: Option<Lsn>,
-    token: Option<&'a Secret>,
+    access: &'a Access,
 ) -> BasebackupRequest<'a> {
     BasebackupRequest {
         tenant_id: TENANT,
@@ -145,7 +156,7 @@ fn request<'a>(
         gzip: true,
         location,
         protocol: PageserverProtocol::Libpq,
-        token,
+        access,
         connect_limit: LIMIT,
         answer_limit: LIMIT,
         stall_limit: LIMIT,
@@ -155,8 +166,7 @@ fn request<'a>(
 async fn fetch(bench: &Bench, storage: &Storage, lsn: Option<Lsn>, port: u16) -> PathBuf {
     let into = bench.path(&format!("compute-{port}"));
     let shards = storage.shard_map_of(TENANT).unwrap();
-    let token = token();
-    let request = request(&shards.shards[0], lsn, Some(&token));
+    let request = request(&shards.shards[0], lsn, &ACCESS);
     pgdata::directory::recreate(&into, bench.owner.as_ref()).unwrap();
     let progress = watch::Sender::default();
     let (owner, cancel) = (bench.owner.as_ref(), CancellationToken::new());
@@ -216,8 +226,7 @@ async fn the_controller_says_where_shards_are() {
     storage.create_tenant(TENANT, 2).await.unwrap();
     let http = reqwest::Client::new();
     let url = storage.controller_url();
-    let token = token();
-    let locate = || pageserver::locate(&http, &url, TENANT, Some(&token));
+    let locate = || pageserver::locate(&http, &url, TENANT, &ACCESS.token);
     let nodes = |map: &glowplug::spec::ShardMap| -> Vec<_> {
         map.shards.iter().map(|shard| shard.node_id).collect()
     };
@@ -245,29 +254,23 @@ async fn the_controller_says_where_shards_are() {
 async fn every_node_asks_for_the_token() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let bench = Bench::new();
-    let right = token();
     let storage = start(&bench, own_address()).await;
     storage.create_timeline(TENANT, TIMELINE).await.unwrap();
     let shards = storage.shard_map();
     let location = &shards.shards[0];
-    let wrong = Secret::new("wrong");
+    let (http, url) = (reqwest::Client::new(), storage.controller_url());
     for (token, expected) in [
-        (Some(&right), Ok(())),
-        (Some(&wrong), Err("AuthFailed")),
+        (Some("right"), Ok(())),
+        (Some("wrong"), Err("AuthFailed")),
         (None, Err("AuthFailed")),
     ] {
-        let connected = pageserver::connect(&request(location, None, token)).await;
+        let access = access(token);
+        let connected = pageserver::connect(&request(location, None, &access)).await;
         let outcome = connected.map(drop).map_err(|error| error.category());
         assert_eq!(outcome, expected);
-    }
-    let http = reqwest::Client::new();
-    let url = storage.controller_url();
-    pageserver::locate(&http, &url, TENANT, Some(&right))
-        .await
-        .unwrap();
-    for token in [Some(&wrong), None] {
-        let refused = pageserver::locate(&http, &url, TENANT, token).await;
-        assert_eq!(refused.unwrap_err().category(), "AuthFailed");
+        let located = pageserver::locate(&http, &url, TENANT, &access.token).await;
+        let outcome = located.map(drop).map_err(|error| error.category());
+        assert_eq!(outcome, expected);
     }
     storage.shutdown().await;
 }
@@ -278,8 +281,7 @@ async fn a_stopped_pageserver_is_gone_and_comes_back_where_it_was() {
     let mut storage = start(&bench, own_address()).await;
     storage.create_timeline(TENANT, TIMELINE).await.unwrap();
     let shards = storage.shard_map();
-    let token = token();
-    let request = request(&shards.shards[0], None, Some(&token));
+    let request = request(&shards.shards[0], None, &ACCESS);
     let before = pageserver::connect(&request).await.unwrap();
     storage.stop_pageserver(1).await.unwrap();
     let gone = pageserver::connect(&request).await.map(drop).unwrap_err();

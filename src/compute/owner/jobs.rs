@@ -120,6 +120,7 @@ impl Owner {
         let startup = Startup {
             config: self.config.clone(),
             spec: current.spec.clone(),
+            access: self.outputs.access.clone(),
             spawner: self.spawner.clone(),
             facts: self.fact_sender.clone(),
             cancel: cancel.clone(),
@@ -168,6 +169,7 @@ impl Owner {
             config: self.config.clone(),
             spawner: self.spawner.clone(),
             http: self.outputs.http.clone(),
+            access: self.outputs.access.clone(),
             started_with: running.spec.clone(),
             spec: current.spec.clone(),
             configured: running.configured.clone(),
@@ -201,6 +203,7 @@ impl Owner {
         let job = StopJob {
             config: self.config.clone(),
             running: self.running.take(),
+            access: self.outputs.access.clone(),
             spec: self.current.as_ref().map(|revision| revision.spec.clone()),
             escalate: self.escalate.clone(),
         };

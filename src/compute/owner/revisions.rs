@@ -77,6 +77,7 @@ impl Owner {
                 .phases
                 .insert(Phase::WaitForSpec, waited);
         }
+        self.outputs.access.follow(&revision.spec);
         self.pending = Some(revision);
         self.timers.end = None;
         self.ending = Ending::Stopped;
