@@ -26,7 +26,7 @@ mod stop;
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::access::Access;
 use crate::http::control::Request;
@@ -42,6 +42,11 @@ pub enum StopSignal {
     /// SIGQUIT: stop postgres at once.
     Quit,
 }
+
+/// A wish to have the spec's source looked at again. The answer says whether it holds
+/// another spec than the one that it told before - it has told that one by then - or why
+/// that is not known.
+pub type LookAgain = oneshot::Sender<Result<bool, String>>;
 
 /// What the owner listens to.
 pub struct Inputs {
@@ -65,4 +70,6 @@ pub struct Outputs {
     pub metrics: Arc<Metrics>,
     /// For safekeepers, pageservers and the storage controller.
     pub access: Access,
+    /// For a source that is asked rather than watched.
+    pub look_again: Option<mpsc::Sender<LookAgain>>,
 }

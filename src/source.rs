@@ -17,6 +17,7 @@
 
 pub mod client;
 pub mod config_map;
+pub mod control_plane;
 mod directory_watch;
 mod error;
 pub mod file;

@@ -1,19 +1,22 @@
 //! `glowplug compute`: the entrypoint of a compute's pod.
 
+mod place;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::ObjectReference;
+use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use self::place::{Place, Watched};
 use super::args::ComputeArgs;
 use crate::access::Access;
+use crate::compute::StopSignal;
 use crate::compute::config::{ComputeConfig, Limits, strict_overcommit};
 use crate::compute::ending::Ending;
 use crate::compute::launch::{Launch, Launched};
@@ -22,42 +25,15 @@ use crate::compute::signals;
 use crate::http::ServersConfig;
 use crate::http::auth::{Authorizer, Keys};
 use crate::process::{RunAs, Spawner};
-use crate::report::config_map::ConfigMapSink;
-use crate::report::events::{Publisher, RegardingKind};
-use crate::report::metrics::WriteMetrics;
-use crate::report::resource::ResourceSink;
-use crate::report::status_file::FileSink;
-use crate::report::status_writer;
-use crate::report::write_policy;
 use crate::source;
-use crate::spec::revision::SourceEvent;
 use crate::spec::{ComputeSpec, Errors, Secrets, document, neon_json, validate};
 use crate::telemetry::metrics::Metrics;
 
-/// Events of the source that may wait for the owner.
-const SOURCE_QUEUE: usize = 16;
 /// How long the API server may be out of reach at the start before the last good spec is
 /// used.
 const SOURCE_START_LIMIT: Duration = Duration::from_secs(5);
 /// Part of the stop's budget for an immediate shutdown.
 const IMMEDIATE_STOP: Duration = Duration::from_secs(5);
-
-/// Where the spec comes from, with what it takes to read and to tell.
-enum Place {
-    File(PathBuf),
-    ControlPlane(String),
-    Resource {
-        client: kube::Client,
-        namespace: String,
-        name: String,
-    },
-    ConfigMap {
-        client: kube::Client,
-        namespace: String,
-        name: String,
-        key: Option<String>,
-    },
-}
 
 /// Runs one compute until it ends.
 pub(super) async fn run(args: ComputeArgs) -> anyhow::Result<Ending> {
@@ -65,32 +41,17 @@ pub(super) async fn run(args: ComputeArgs) -> anyhow::Result<Ending> {
     let metrics = Arc::new(Metrics::new()?);
     let spawner = Spawner::start_as_init(metrics.reaped_orphans.clone())?;
     let (stop, _signals) = signals::listen().context("cannot listen to signals")?;
-    let place = place(&args).await?;
-    let (events, source) = mpsc::channel(SOURCE_QUEUE);
     let cancel = CancellationToken::new();
     let tasks = TaskTracker::new();
-    watch(&place, &args, &compute_id, events, &cancel, &tasks)?;
-    let launch = Launch {
-        config: config(&args, compute_id.clone())?,
-        spawner,
-        source,
-        signals: stop,
-        servers: servers(&args, &compute_id)?,
-        metrics: metrics.clone(),
-        http: reqwest::Client::builder()
-            .build()
-            .context("cannot make an HTTP client")?,
-        access: Access::default(),
-        publisher: publisher(&place, &compute_id),
-    };
-    let launched = match launch.prepare().await {
+    let prepared = prepare(&args, &compute_id, metrics, spawner, stop, &cancel, &tasks);
+    let launched = match prepared.await {
         Ok(launched) => launched,
+        // Nothing ran yet: the flags, or what they name, are at fault.
         Err(error) => {
-            tracing::error!("{}", crate::error::chain(&error));
+            tracing::error!("{error:#}");
             return Ok(Ending::Usage);
         }
     };
-    tell(&launched, &place, &args, &metrics)?;
     let ending = launched.run().await;
     cancel.cancel();
     tasks.close();
@@ -98,96 +59,47 @@ pub(super) async fn run(args: ComputeArgs) -> anyhow::Result<Ending> {
     Ok(ending)
 }
 
-async fn place(args: &ComputeArgs) -> anyhow::Result<Place> {
-    if let Some(path) = args.spec_path.as_ref().or(args.config.as_ref()) {
-        return Ok(Place::File(path.clone()));
-    }
-    if let Some(url) = &args.control_plane_uri {
-        return Ok(Place::ControlPlane(url.clone()));
-    }
-    if let Some(text) = &args.resource {
-        let (namespace, name) = split_name(text)?;
-        return Ok(Place::Resource {
-            client: source::client::client(None).await?,
-            namespace,
-            name,
-        });
-    }
-    if let Some(text) = &args.config_map {
-        let (namespace, rest) = split_name(text)?;
-        let (name, key) = match rest.split_once('/') {
-            Some((name, key)) => (name.to_owned(), Some(key.to_owned())),
-            None => (rest, None),
-        };
-        let client = source::client::client(None).await?;
-        return Ok(Place::ConfigMap {
-            client,
-            namespace,
-            name,
-            key,
-        });
-    }
-    bail!(
-        "no source of the spec: give one of --resource, --config-map, --spec-path, --config, \
-         --control-plane-uri"
-    )
-}
-
-fn split_name(text: &str) -> anyhow::Result<(String, String)> {
-    let (namespace, name) = text
-        .split_once('/')
-        .with_context(|| format!("'{text}' is not NAMESPACE/NAME"))?;
-    Ok((namespace.to_owned(), name.to_owned()))
-}
-
-/// Starts the task that watches the place.
-fn watch(
-    place: &Place,
+/// Everything up to the first listening socket, and to the source that is watched.
+async fn prepare(
     args: &ComputeArgs,
     compute_id: &str,
-    events: mpsc::Sender<SourceEvent>,
+    metrics: Arc<Metrics>,
+    spawner: Spawner,
+    signals: mpsc::Receiver<StopSignal>,
     cancel: &CancellationToken,
     tasks: &TaskTracker,
-) -> anyhow::Result<()> {
-    let options = source::Options {
+) -> anyhow::Result<Launched> {
+    let http = reqwest::Client::builder()
+        .build()
+        .context("cannot make an HTTP client")?;
+    let config = config(args, compute_id.to_owned())?;
+    let servers = servers(args, compute_id)?;
+    let place = Place::of(args, compute_id, &http, &metrics).await?;
+    let Watched { source, look_again } = place.watch(options(args), cancel, tasks);
+    let launch = Launch {
+        config,
+        spawner,
+        source,
+        look_again,
+        signals,
+        servers,
+        metrics: metrics.clone(),
+        http,
+        access: Access::default(),
+        publisher: place.publisher(compute_id),
+    };
+    let launched = launch.prepare().await?;
+    place.tell(&launched, args.status_file.as_deref(), &metrics)?;
+    Ok(launched)
+}
+
+fn options(args: &ComputeArgs) -> source::Options {
+    source::Options {
         resolve: Arc::new(resolve),
         secrets_dir: args.secrets_dir.clone(),
         last_good_dir: args.last_good_dir.clone(),
         start_limit: SOURCE_START_LIMIT,
-    };
-    let cancel = cancel.clone();
-    match place {
-        Place::File(path) => {
-            tasks.spawn(source::file::run(path.clone(), options, events, cancel));
-        }
-        Place::ControlPlane(url) => {
-            let _ = compute_id;
-            bail!("{url}: a control plane as the source of the spec is not supported yet");
-        }
-        Place::Resource {
-            client,
-            namespace,
-            name,
-        } => {
-            let (client, namespace, name) = (client.clone(), namespace.clone(), name.clone());
-            tasks.spawn(source::resource::run(
-                client, namespace, name, options, events, cancel,
-            ));
-        }
-        Place::ConfigMap {
-            client,
-            namespace,
-            name,
-            key,
-        } => {
-            let (client, namespace) = (client.clone(), namespace.clone());
-            let (name, key) = (name.clone(), key.clone());
-            let run =
-                source::config_map::run(client, namespace, name, key, options, events, cancel);
-            tasks.spawn(run);
-        }
     }
-    Ok(())
 }
 
 /// Reads a document and insists on what a compute cannot do without. An envelope of
@@ -273,10 +185,11 @@ fn servers(args: &ComputeArgs, compute_id: &str) -> anyhow::Result<ServersConfig
         Some(port) => (port, port + 1),
         None => (args.external_http_port, args.internal_http_port),
     };
-    let authorizer = match &args.jwks_file {
+    let authorizer = match (&args.jwks_file, &args.config) {
         _ if args.insecure_no_auth => Authorizer::Insecure,
-        Some(path) => Authorizer::Keys(Keys::from_file(path, compute_id)?),
-        None => Authorizer::Keys(Keys::from_jwks(&[], compute_id)?),
+        (Some(path), _) => Authorizer::Keys(Keys::from_file(path, compute_id)?),
+        (None, Some(path)) => Authorizer::Keys(keys_of_config(path, compute_id)),
+        (None, None) => Authorizer::Keys(Keys::none(compute_id)),
     };
     Ok(ServersConfig {
         external: SocketAddr::new(args.external_http_address, external),
@@ -287,86 +200,24 @@ fn servers(args: &ComputeArgs, compute_id: &str) -> anyhow::Result<ServersConfig
     })
 }
 
-fn publisher(place: &Place, compute_id: &str) -> Option<Publisher> {
-    let (client, kind, namespace, name) = match place {
-        Place::Resource {
-            client,
-            namespace,
-            name,
-        } => (client, RegardingKind::ComputeSpec, namespace, name),
-        Place::ConfigMap {
-            client,
-            namespace,
-            name,
-            ..
-        } => (client, RegardingKind::ConfigMap, namespace, name),
-        Place::File(_) | Place::ControlPlane(_) => return None,
-    };
-    let pod = pod_name().map(|pod| ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("Pod".to_owned()),
-        namespace: Some(namespace.clone()),
-        name: Some(pod),
-        ..ObjectReference::default()
-    });
-    Some(Publisher {
-        client: client.clone(),
-        kind,
-        namespace: namespace.clone(),
-        name: name.clone(),
-        pod,
-        instance: pod_name().unwrap_or_else(|| compute_id.to_owned()),
-    })
-}
-
-/// Has the status written where the spec's readers look for it.
-fn tell(
-    launched: &Launched,
-    place: &Place,
-    args: &ComputeArgs,
-    metrics: &Metrics,
-) -> anyhow::Result<()> {
-    let options = |limits, metrics| status_writer::Options {
-        limits,
-        pod_name: pod_name(),
-        metrics,
-    };
-    let api = || -> anyhow::Result<_> {
-        let writes = WriteMetrics::new()?;
-        metrics.register(writes.clone())?;
-        Ok(options(write_policy::Limits::API_SERVER, Some(writes)))
-    };
-    match place {
-        Place::Resource {
-            client,
-            namespace,
-            name,
-        } => {
-            launched.tell(ResourceSink::new(client.clone(), namespace, name), api()?);
-        }
-        Place::ConfigMap {
-            client,
-            namespace,
-            name,
-            ..
-        } => {
-            launched.tell(ConfigMapSink::new(client.clone(), namespace, name), api()?);
-        }
-        Place::File(_) | Place::ControlPlane(_) => {}
-    }
-    if let Some(path) = &args.status_file {
-        launched.tell(
-            FileSink::new(path),
-            options(write_policy::Limits::FILE, None),
-        );
-    }
-    Ok(())
-}
-
-fn pod_name() -> Option<String> {
-    std::env::var("POD_NAME")
+/// The keys that Neon's config file names at the start. Without one that can be used
+/// nobody gets in, and postgres serves all the same: so does upstream.
+fn keys_of_config(path: &Path, compute_id: &str) -> Keys {
+    // What is wrong with the file, the source says.
+    let objects = std::fs::read_to_string(path)
         .ok()
-        .filter(|name| !name.is_empty())
+        .and_then(|text| document::objects(&text).ok());
+    let jwks = objects.iter().flatten().find_map(|object| {
+        object
+            .pointer("/compute_ctl_config/jwks/keys")
+            .and_then(serde_json::Value::as_array)
+    });
+    let jwks = jwks.map(Vec::as_slice).unwrap_or_default();
+    Keys::from_jwks(jwks, compute_id).unwrap_or_else(|error| {
+        let file = path.display();
+        warn!("nobody can use the external API: of compute_ctl_config.jwks in {file}, {error}");
+        Keys::none(compute_id)
+    })
 }
 
 fn host_name() -> String {

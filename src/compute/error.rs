@@ -67,6 +67,12 @@ pub enum Error {
     /// tenant.
     #[error("cannot find out where the tenant's shards are")]
     Locate(#[source] Box<pageserver::Error>),
+    /// Nobody could say whether the spec is the newest.
+    #[error(
+        "cannot find out where storage is: the spec names no storage controller, and of its \
+         source it is not known whether it has a newer one: {0}"
+    )]
+    LookAgain(String),
     /// The postgres program could not be asked for its version.
     #[error("cannot tell the version of {}: is it a postgres program?", program.display())]
     Version {
@@ -109,6 +115,7 @@ impl Category for Error {
             Self::Sync(source) => source.category(),
             Self::Basebackup { source, .. } | Self::Locate(source) => source.category(),
             Self::StorageWait { source, .. } => source.category(),
+            Self::LookAgain(_) => "SourceUnreachable",
             Self::NoPageserver => "NoPageserver",
             Self::Postgres(source) => source.category(),
             Self::Query(_) => "PostgresUnreachable",
@@ -127,7 +134,7 @@ impl Category for Error {
             Self::Sync(source) => source.retry(),
             Self::Postgres(source) => source.retry(),
             Self::Basebackup { source, .. } | Self::Locate(source) => source.retry(),
-            Self::Query(_) | Self::ReloadTimeout(_) => Retry::Backoff,
+            Self::LookAgain(_) | Self::Query(_) | Self::ReloadTimeout(_) => Retry::Backoff,
             Self::Catalog(source) => source.retry(),
             _ => Retry::Never,
         }

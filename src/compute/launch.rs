@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::config::ComputeConfig;
 use super::ending::Ending;
-use super::{Inputs, Outputs, StopSignal, owner};
+use super::{Inputs, LookAgain, Outputs, StopSignal, owner};
 use crate::access::Access;
 use crate::http::{self, ServersConfig};
 use crate::process::Spawner;
@@ -31,6 +31,8 @@ pub struct Launch {
     pub spawner: Spawner,
     /// The spec's source.
     pub source: mpsc::Receiver<SourceEvent>,
+    /// Has a source that is asked rather than watched looked at again.
+    pub look_again: Option<mpsc::Sender<LookAgain>>,
     /// Signals to the process.
     pub signals: mpsc::Receiver<StopSignal>,
     /// Addresses and keys of the HTTP servers.
@@ -91,6 +93,7 @@ impl Launch {
             http: self.http,
             metrics: self.metrics,
             access: self.access,
+            look_again: self.look_again,
         };
         let owner = OwnerParts {
             config: self.config,

@@ -1,16 +1,18 @@
 //! Finds out where the tenant's shards went when postgres cannot reach them, and puts
 //! the answer in force.
 //!
-//! Sources are watched, so the spec in hand is the newest. What it may not know yet is
-//! where the storage controller has just moved a shard.
+//! Most sources are watched, so the spec in hand is the newest; a control plane is asked
+//! again. What neither may know yet is where the storage controller has just moved a
+//! shard.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
+use super::LookAgain;
 use super::config::ComputeConfig;
 use super::error::Error;
 use super::facts::Fact;
@@ -22,6 +24,9 @@ use crate::pageserver;
 use crate::process::Spawner;
 use crate::spec::{ComputeSpec, ShardMap};
 
+/// How long the spec's source may take to answer. Postgres hangs meanwhile, and the
+/// storage controller may know more.
+const SOURCE_LIMIT: Duration = Duration::from_secs(10);
 /// Attempts to ask the storage controller.
 const ATTEMPTS: u32 = 5;
 
@@ -31,6 +36,7 @@ pub(super) struct Refresh {
     pub(super) spawner: Spawner,
     pub(super) http: reqwest::Client,
     pub(super) access: Access,
+    pub(super) look_again: Option<mpsc::Sender<LookAgain>>,
     pub(super) started_with: Arc<ComputeSpec>,
     pub(super) spec: Arc<ComputeSpec>,
     pub(super) configured: Arc<ComputeSpec>,
@@ -42,7 +48,7 @@ pub(super) struct Refresh {
 pub(super) struct Refreshed {
     /// The spec whose configuration is in force.
     pub(super) configured: Arc<ComputeSpec>,
-    /// Where the shards are, if that has changed.
+    /// Where the shards are, if the storage controller says otherwise than the spec.
     pub(super) moved: Option<ShardMap>,
 }
 
@@ -55,12 +61,22 @@ pub(super) async fn run(job: Refresh) -> Result<Refreshed, Error> {
 }
 
 async fn refresh(job: &Refresh) -> Result<Refreshed, Error> {
-    let Some(moved) = locate(job).await? else {
-        info!("storage is where the spec says");
-        return Ok(Refreshed {
-            configured: job.configured.clone(),
-            moved: None,
-        });
+    let unchanged = || Refreshed {
+        configured: job.configured.clone(),
+        moved: None,
+    };
+    let looked = look_again(job).await;
+    if looked == Ok(true) {
+        info!("the source holds a new spec, which is applied next");
+        return Ok(unchanged());
+    }
+    let moved = match (locate(job).await?, looked) {
+        (Located::Elsewhere(shards), _) => shards,
+        (Located::AsSpecified, _) | (Located::NobodyKnows, Ok(_)) => {
+            info!("storage is where the spec says");
+            return Ok(unchanged());
+        }
+        (Located::NobodyKnows, Err(why)) => return Err(Error::LookAgain(why)),
     };
     let mut spec = (*job.spec).clone();
     spec.pageservers = moved.clone();
@@ -81,10 +97,38 @@ async fn refresh(job: &Refresh) -> Result<Refreshed, Error> {
     })
 }
 
-/// The locations that the storage controller names, if they differ from the spec's.
-async fn locate(job: &Refresh) -> Result<Option<ShardMap>, Error> {
+/// Whether the source holds another spec than the one in hand, or why that is not known.
+async fn look_again(job: &Refresh) -> Result<bool, String> {
+    let Some(source) = &job.look_again else {
+        return Ok(false);
+    };
+    let ask = async {
+        let (question, answer) = oneshot::channel();
+        source.send(question).await.ok()?;
+        answer.await.ok()
+    };
+    let looked = match tokio::time::timeout(SOURCE_LIMIT, ask).await {
+        Ok(Some(looked)) => looked,
+        Ok(None) => Err("the source has ended".to_owned()),
+        Err(_) => Err(format!("no answer within {SOURCE_LIMIT:?}")),
+    };
+    if let Err(why) = &looked {
+        warn!("the spec's source cannot say whether the spec is the newest: {why}");
+    }
+    looked
+}
+
+/// What the storage controller says.
+enum Located {
+    AsSpecified,
+    Elsewhere(ShardMap),
+    /// The spec names no storage controller.
+    NobodyKnows,
+}
+
+async fn locate(job: &Refresh) -> Result<Located, Error> {
     let Some(controller) = &job.spec.storage_controller else {
-        return Ok(None);
+        return Ok(Located::NobodyKnows);
     };
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
@@ -92,7 +136,11 @@ async fn locate(job: &Refresh) -> Result<Option<ShardMap>, Error> {
         match pageserver::locate(&job.http, controller, tenant_id, token).await {
             Ok(mut located) => {
                 located.prefer_protocol = job.spec.pageservers.prefer_protocol;
-                return Ok((located != job.spec.pageservers).then_some(located));
+                return Ok(if located == job.spec.pageservers {
+                    Located::AsSpecified
+                } else {
+                    Located::Elsewhere(located)
+                });
             }
             Err(error) => {
                 let again = error.retry() != Retry::Never && backoff.attempts() < ATTEMPTS;

@@ -187,6 +187,7 @@ async fn serve(room: Room, storage: &Storage, wanted: &ComputeSpec) -> anyhow::R
         config: compute_config(&room, internal),
         spawner: room.spawner.clone(),
         source: source_events,
+        look_again: None,
         signals: stop,
         servers: ServersConfig {
             external: SocketAddr::new(LOOPBACK, external),

@@ -60,6 +60,11 @@ impl Intake {
         }
     }
 
+    /// The newest accepted spec.
+    pub(super) fn accepted(&self) -> Option<Arc<ComputeSpec>> {
+        self.accepted.clone()
+    }
+
     /// How documents are read.
     pub(super) fn resolve(&self) -> &Resolve {
         &self.resolve

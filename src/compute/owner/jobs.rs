@@ -170,6 +170,7 @@ impl Owner {
             spawner: self.spawner.clone(),
             http: self.outputs.http.clone(),
             access: self.outputs.access.clone(),
+            look_again: self.outputs.look_again.clone(),
             started_with: running.spec.clone(),
             spec: current.spec.clone(),
             configured: running.configured.clone(),
