@@ -38,7 +38,7 @@ deny: ## Check licenses, sources and advisories of dependencies
 	$(CARGO) deny --locked check bans licenses sources
 
 generate: ## Write the CRD and the generated parts of the docs anew
-	GLOWPLUG_BLESS=1 $(CARGO) test --locked --lib
+	GLOWPLUG_BLESS=1 $(CARGO) test --locked --lib --test observability
 
 bench: setup ## Measure against the yardsticks, in one run
 	$(CARGO) bench --locked

@@ -4,6 +4,7 @@
 //! [`startup`], [`reconfigure`], [`refresh`] or [`stop`]. [`state`] says which may
 //! follow from what.
 
+pub mod activity;
 mod apply_catalog;
 pub mod config;
 pub mod ending;
@@ -12,7 +13,9 @@ pub mod facts;
 pub mod launch;
 mod local;
 mod measure;
+mod monitor;
 pub mod owner;
+pub mod pagestream_health;
 pub mod postgres;
 mod reconfigure;
 mod refresh;

@@ -20,6 +20,7 @@ pub mod status_writer;
 pub mod write_policy;
 
 pub use snapshot::{
-    CatalogFacts, ConfigFacts, Event, EventKind, LsnFacts, PagestreamFacts, Phase, PhaseDurations,
-    PostgresFacts, PostgresPhase, Progress, RelayFacts, Snapshot, SpecFacts, StepFacts,
+    CatalogFacts, ConfigFacts, DiskFacts, Downtime, Event, EventKind, LsnFacts, MonitorFacts,
+    NeonCounters, PagestreamFacts, Phase, PhaseDurations, PostgresFacts, PostgresPhase, Progress,
+    RelayFacts, Sessions, Snapshot, SpecFacts, StepFacts, StorageFault, StorageWaits,
 };

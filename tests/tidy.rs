@@ -54,6 +54,8 @@ const PURE: &[&str] = &[
     "id.rs",
     "lsn.rs",
     "secret.rs",
+    "compute/activity.rs",
+    "compute/pagestream_health.rs",
     "compute/state.rs",
     "compute/facts.rs",
     "report/conditions.rs",

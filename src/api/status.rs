@@ -115,7 +115,7 @@ pub struct ComputeSpecStatus {
     /// When the compute's process started (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
-    /// Last activity of a client (RFC 3339), coarse.
+    /// When postgres was last active (RFC 3339), rounded down to half a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_active_at: Option<String>,
     /// The postgres child.

@@ -289,6 +289,27 @@ pub struct ComputeArgs {
         help_heading = "Limits"
     )]
     pub stop_timeout: u64,
+    /// Storage counts as out of reach when pagestream errors have kept coming for this many
+    /// seconds
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "GLOWPLUG_PAGESTREAM_ERRORS_AFTER",
+        default_value_t = 300,
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Limits"
+    )]
+    pub pagestream_errors_after: u64,
+    /// … and as in reach again after this many seconds without any
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "GLOWPLUG_PAGESTREAM_QUIET_AFTER",
+        default_value_t = 300,
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Limits"
+    )]
+    pub pagestream_quiet_after: u64,
 
     /// Base URL of the remote extensions' store
     #[arg(short = 'r', long, value_name = "URL", help_heading = "Neon")]

@@ -20,6 +20,7 @@ use crate::compute::StopSignal;
 use crate::compute::config::{ComputeConfig, Limits, strict_overcommit};
 use crate::compute::ending::Ending;
 use crate::compute::launch::{Launch, Launched};
+use crate::compute::pagestream_health::Rule;
 use crate::compute::postgres::StopBudget;
 use crate::compute::signals;
 use crate::http::ServersConfig;
@@ -151,6 +152,10 @@ fn config(args: &ComputeArgs, compute_id: String) -> anyhow::Result<ComputeConfi
             stop: StopBudget {
                 fast: Duration::from_secs(args.stop_timeout).saturating_sub(IMMEDIATE_STOP),
                 immediate: IMMEDIATE_STOP,
+            },
+            pagestream: Rule {
+                after: Duration::from_secs(args.pagestream_errors_after),
+                quiet: Duration::from_secs(args.pagestream_quiet_after),
             },
             ..Limits::default()
         },

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::compute::pagestream_health::Rule;
 use crate::compute::postgres::StopBudget;
 use crate::process::RunAs;
 
@@ -61,6 +62,8 @@ pub struct Limits {
     pub stop: StopBudget,
     /// How often the pageservers' counters are read.
     pub misrouted_scrape: Duration,
+    /// When pagestream errors are a fault.
+    pub pagestream: Rule,
 }
 
 impl Default for Limits {
@@ -76,6 +79,7 @@ impl Default for Limits {
             terminated_linger: Duration::from_secs(30),
             stop: StopBudget::default(),
             misrouted_scrape: Duration::from_secs(15),
+            pagestream: Rule::default(),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! How what jobs report changes the snapshot. Pure.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
 
 use crate::lsn::Lsn;
 use crate::report::{
-    Phase, PhaseDurations, PostgresPhase, Progress, RelayFacts, Snapshot, StepFacts,
+    DiskFacts, MonitorFacts, Phase, PhaseDurations, PostgresPhase, Progress, RelayFacts, Sessions,
+    Snapshot, StepFacts, StorageWaits,
 };
 
 /// Something that a job found out or did.
@@ -51,8 +54,59 @@ pub enum Fact {
     Relay(RelayFacts),
     /// So many changes of roles and databases ran into the statement timeout.
     StatementTimeouts(u64),
-    /// The pageservers' counters, or why they could not be read.
-    Misrouted(Result<u64, String>),
+    /// The pageservers' counters of misrouted requests.
+    Misrouted(Vec<Scraped>),
+    /// The monitor looked at postgres.
+    Seen(Box<Seen>),
+    /// Postgres does not answer the monitor.
+    Unanswered {
+        /// When it last did.
+        last_up: Instant,
+    },
+}
+
+/// What one pageserver counts, or why it could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scraped {
+    /// Its HTTP address.
+    pub pageserver: String,
+    /// Misrouted requests since it started, of all its tenants.
+    pub count: Result<u64, String>,
+}
+
+/// What the monitor saw.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// When.
+    pub at: Instant,
+    /// When postgres was last active.
+    pub last_active_at: Option<Timestamp>,
+    /// What it is busy with.
+    pub sessions: Sessions,
+    /// Who waits for storage.
+    pub waits: StorageWaits,
+    /// The file system of PGDATA.
+    pub disk: Option<DiskFacts>,
+}
+
+impl Seen {
+    /// Whether another look told nothing new.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let Self {
+            at: _,
+            last_active_at,
+            sessions,
+            waits,
+            disk,
+        } = self;
+        (last_active_at, sessions, waits, disk)
+            == (
+                &other.last_active_at,
+                &other.sessions,
+                &other.waits,
+                &other.disk,
+            )
+    }
 }
 
 /// Puts a fact into the snapshot.
@@ -94,14 +148,41 @@ pub fn apply(snapshot: &mut Snapshot, fact: Fact) {
             snapshot.lsn.commit = commit.is_valid().then_some(commit);
             snapshot.relay = Some(relay);
         }
-        Fact::Misrouted(Ok(count)) => {
-            snapshot.pagestream.misrouted_requests = Some(count);
-            snapshot.pagestream.scrape_error = None;
+        Fact::Misrouted(scraped) => misrouted(snapshot, &scraped),
+        Fact::Seen(seen) => {
+            snapshot.last_active_at = snapshot.last_active_at.max(seen.last_active_at);
+            snapshot.monitor.sessions = seen.sessions;
+            snapshot.monitor.waits = seen.waits;
+            snapshot.monitor.disk = seen.disk;
+            snapshot.monitor.downtime.end(seen.at);
         }
         // Only counted.
         Fact::StatementTimeouts(_) => {}
-        Fact::Misrouted(Err(error)) => snapshot.pagestream.scrape_error = Some(error),
+        Fact::Unanswered { last_up } => unanswered(snapshot, last_up),
     }
+}
+
+/// A sum without one of its parts would look as if the counter had been reset.
+fn misrouted(snapshot: &mut Snapshot, scraped: &[Scraped]) {
+    let failed = scraped.iter().find_map(|one| one.count.as_ref().err());
+    snapshot.pagestream.scrape_error = failed.cloned();
+    if failed.is_none() {
+        let counts = scraped.iter().filter_map(|one| one.count.as_ref().ok());
+        snapshot.pagestream.misrouted_requests = Some(counts.sum());
+    }
+}
+
+/// Postgres does not answer, or has ended; it last answered at `last_up`.
+pub fn unanswered(snapshot: &mut Snapshot, last_up: Instant) {
+    let MonitorFacts {
+        mut downtime, disk, ..
+    } = snapshot.monitor;
+    downtime.begin(last_up);
+    snapshot.monitor = MonitorFacts {
+        downtime,
+        disk,
+        ..MonitorFacts::default()
+    };
 }
 
 fn begin(snapshot: &mut Snapshot) {
@@ -143,6 +224,38 @@ mod tests {
             snapshot.durations.phases.keys().collect::<Vec<_>>(),
             [&Phase::WaitForSpec]
         );
+    }
+
+    #[test]
+    fn downtime_lasts_from_the_last_answer_to_the_next() {
+        let mut snapshot = Snapshot::new("c", Timestamp::UNIX_EPOCH);
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let seen = |at| {
+            Fact::Seen(Box::new(Seen {
+                at,
+                last_active_at: Some(Timestamp::UNIX_EPOCH),
+                sessions: Sessions {
+                    idle: 1,
+                    ..Sessions::default()
+                },
+                waits: StorageWaits::default(),
+                disk: None,
+            }))
+        };
+        apply(&mut snapshot, seen(after(0)));
+        apply(&mut snapshot, Fact::Unanswered { last_up: after(0) });
+        apply(&mut snapshot, Fact::Unanswered { last_up: after(0) });
+        assert_eq!(
+            snapshot.monitor.downtime.current(after(3)),
+            Duration::from_secs(3)
+        );
+        assert_eq!(snapshot.monitor.sessions, Sessions::default());
+        apply(&mut snapshot, seen(after(5)));
+        let downtime = snapshot.monitor.downtime;
+        assert_eq!(downtime.current(after(9)), Duration::ZERO);
+        assert_eq!(downtime.past, Duration::from_secs(5));
+        assert_eq!(snapshot.last_active_at, Some(Timestamp::UNIX_EPOCH));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! from the state's table alone.
 
 mod jobs;
+mod pagestream;
 mod requests;
 mod revisions;
 mod scrape;
@@ -24,6 +25,7 @@ use super::config::ComputeConfig;
 use super::ending::Ending;
 use super::facts::{self, Fact};
 use super::measure;
+use super::pagestream_health::PagestreamHealth;
 use super::relay_task::RelayNews;
 use super::restart_budget::{Decision, RestartBudget};
 use super::running::Running;
@@ -58,6 +60,7 @@ pub(super) struct Owner {
     waiters: Waiters,
     restarts: RestartBudget,
     timers: Timers,
+    pagestream: PagestreamHealth,
     /// Rounds over the pageservers' counters; ended with the owner.
     scrapes: JoinSet<()>,
     /// How the process ends once its state allows it.
@@ -78,6 +81,7 @@ pub async fn run(
     outputs: Outputs,
 ) -> Ending {
     let (fact_sender, mut facts) = mpsc::channel(FACT_QUEUE);
+    let pagestream = PagestreamHealth::new(config.limits.pagestream);
     let mut owner = Owner {
         config: Arc::new(config),
         spawner,
@@ -91,6 +95,7 @@ pub async fn run(
         waiters: Waiters::default(),
         restarts: RestartBudget::default(),
         timers: Timers::default(),
+        pagestream,
         scrapes: JoinSet::new(),
         ending: Ending::Stopped,
         escalate: CancellationToken::new(),
@@ -133,10 +138,7 @@ impl Owner {
         };
         match wake {
             Wake::Signal(signal) => self.on_signal(signal),
-            Wake::Fact(fact) => {
-                measure::fact(&self.outputs.metrics, &fact);
-                facts::apply(&mut self.snapshot, fact);
-            }
+            Wake::Fact(fact) => self.on_fact(fact),
             Wake::Job(done) => self.on_job_done(done),
             Wake::PostgresExited(how) => self.on_postgres_exited(how).await,
             Wake::RelayEnded => self.on_relay_ended().await,
@@ -145,6 +147,14 @@ impl Owner {
             Wake::Source(None) => {}
             Wake::Timer => self.on_timer(),
         }
+    }
+
+    fn on_fact(&mut self, fact: Fact) {
+        measure::fact(&self.outputs.metrics, &fact);
+        if let Fact::Misrouted(scraped) = &fact {
+            self.count_misrouted(scraped);
+        }
+        facts::apply(&mut self.snapshot, fact);
     }
 
     /// Makes the current facts visible to everyone who reads them.
@@ -214,6 +224,7 @@ impl Owner {
         self.snapshot.postgres.last_exit = Some(how.clone());
         self.snapshot.postgres.pid = None;
         self.snapshot.postgres.phase = PostgresPhase::Exited;
+        facts::unanswered(&mut self.snapshot, std::time::Instant::now());
         match self
             .restarts
             .exited(Instant::now(), served_since, rand::random())
@@ -289,6 +300,7 @@ impl Owner {
     /// A newer compute has the timeline. This one stays down and does not fight back:
     /// two computes that both restart would take the timeline from each other for ever.
     fn on_fenced(&mut self, why: &str) {
+        facts::unanswered(&mut self.snapshot, std::time::Instant::now());
         self.snapshot.postgres.phase = PostgresPhase::Exited;
         self.snapshot.postgres.pid = None;
         self.snapshot.postgres.last_exit = Some(why.to_owned());

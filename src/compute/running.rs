@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::config::ComputeConfig;
 use super::error::Error;
+use super::monitor::Monitor;
 use super::postgres::{Error as PostgresError, Postgres};
 use super::relay_task::RelayTask;
 use crate::error::chain;
@@ -29,6 +30,8 @@ pub(super) struct Running {
     pub(super) pg_version: u32,
     /// When the start-up began.
     pub(super) started_at: Instant,
+    /// Watches it, once it serves.
+    pub(super) monitor: Option<Monitor>,
 }
 
 impl Running {
@@ -47,7 +50,8 @@ impl Running {
     }
 
     /// Stops postgres without a shutdown checkpoint, then the relay.
-    pub(super) async fn kill(self, config: &ComputeConfig) -> Option<Error> {
+    pub(super) async fn kill(mut self, config: &ComputeConfig) -> Option<Error> {
+        self.monitor = None;
         let at_once = CancellationToken::new();
         at_once.cancel();
         if let Err(error) = self.postgres.stop(config.limits.stop, &at_once).await {

@@ -461,6 +461,7 @@ impl Startup {
             start_lsn: start.lsn,
             pg_version,
             started_at,
+            monitor: None,
         })
     }
 

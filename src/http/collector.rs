@@ -1,6 +1,8 @@
 //! Renders the snapshot as metric families at each scrape, so that no gauge lags
 //! behind the state that it shows.
 
+mod monitor;
+
 use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
@@ -59,6 +61,8 @@ fn families(snapshot: &Snapshot) -> prometheus::Result<Vec<Family>> {
     let mut families = vec![up(snapshot)?];
     families.extend(startup(snapshot)?);
     families.extend(storage(snapshot)?);
+    families.extend(monitor::families(snapshot)?);
+    families.push(condition(snapshot)?);
 
     let ready = conditions::readiness(snapshot).0 == ConditionStatus::True;
     let help = "Whether the compute takes clients: 1 if the condition Ready is true";
@@ -71,6 +75,24 @@ fn families(snapshot: &Snapshot) -> prometheus::Result<Vec<Family>> {
     restarts.inc_by(snapshot.postgres.restarts.into());
     families.push(Box::new(restarts));
     Ok(families)
+}
+
+/// One series per condition at any time, as `compute_ctl_up` has one per state.
+fn condition(snapshot: &Snapshot) -> prometheus::Result<Family> {
+    let family = IntGaugeVec::new(
+        Opts::new(
+            "glowplug_condition",
+            "The conditions of the compute: 1 for the status and reason that hold",
+        ),
+        &["type", "status", "reason"],
+    )?;
+    // Transition times are not told here.
+    for condition in conditions::conditions(snapshot, &[], jiff::Timestamp::UNIX_EPOCH) {
+        let status = format!("{:?}", condition.status);
+        let labels = [condition.type_.as_str(), &status, &condition.reason];
+        family.with_label_values(&labels).set(1);
+    }
+    Ok(Box::new(family))
 }
 
 /// Upstream's gauge (`compute_tools/src/metrics.rs`), one series at any time.

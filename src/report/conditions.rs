@@ -4,9 +4,11 @@
 //! stale. `lastTransitionTime` changes only with `status`: [`carry_over`] takes the
 //! times of the previous set.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
-use super::{PostgresPhase, Snapshot, StepFacts};
+use super::{PostgresPhase, Snapshot, StepFacts, StorageFault};
 use crate::api::status::{ComputeState, Condition, ConditionStatus};
 use crate::error::truncate;
 use crate::spec::ComputeMode;
@@ -14,6 +16,10 @@ use crate::spec::ComputeMode;
 /// Longest condition message that the API server accepts, in bytes here so that it
 /// holds for characters too.
 const MAX_MESSAGE: usize = 32_768;
+
+/// A page that was not answered for this long hangs: a pageserver that waits for the log
+/// says so before (`wait_lsn_timeout`, 5 min at most, is its own limit).
+const STUCK_REQUEST: Duration = Duration::from_mins(1);
 
 /// Type, status, reason, message: a condition without its time.
 type Verdict = (&'static str, ConditionStatus, &'static str, String);
@@ -196,27 +202,56 @@ fn config_applied(snapshot: &Snapshot) -> Verdict {
     step("ConfigApplied", "Applying", &snapshot.configuration.step)
 }
 
+/// Whether reading pages and pushing the log work. The start-up's own failures come
+/// first, then what is nearest to the cause.
 fn storage_reachable(snapshot: &Snapshot) -> Verdict {
     use ConditionStatus::{False, True, Unknown};
     let serving = snapshot.postgres.phase == PostgresPhase::Accepting;
+    let (status, reason, message) = match storage_failure(snapshot) {
+        Some(message) => (False, "Unreachable", message),
+        None if !serving => (Unknown, "Pending", String::new()),
+        None => match serving_fault(snapshot) {
+            Some(fault) => (False, fault.reason, fault.message),
+            None if snapshot.state == ComputeState::RefreshConfiguration => {
+                (Unknown, "Refreshing", String::new())
+            }
+            None => (True, "AsExpected", String::new()),
+        },
+    };
+    ("StorageReachable", status, reason, message)
+}
+
+/// What keeps a postgres that serves from storage.
+fn serving_fault(snapshot: &Snapshot) -> Option<StorageFault> {
+    relay_fault(snapshot)
+        .or_else(|| snapshot.pagestream.probe.clone())
+        .or_else(|| stuck_requests(snapshot))
+        .or_else(|| snapshot.pagestream.errors.clone())
+}
+
+fn relay_fault(snapshot: &Snapshot) -> Option<StorageFault> {
+    let relay = snapshot.relay.as_ref()?;
     let primary = snapshot
         .spec
         .as_ref()
         .is_some_and(|facts| facts.spec.mode == ComputeMode::Primary);
-    let (status, reason, message) = match (storage_failure(snapshot), &snapshot.relay) {
-        (Some(message), _) => (False, "Unreachable", message),
-        (None, Some(relay)) if serving && primary && relay.phase != "Streaming" => (
-            False,
-            "SafekeepersUnreachable",
-            format!("the WAL relay is {}", relay.phase),
+    (primary && relay.phase != "Streaming").then(|| StorageFault {
+        reason: "SafekeepersUnreachable",
+        message: format!("the WAL relay is {}", relay.phase),
+    })
+}
+
+/// Pages that postgres has waited for too long, by the counters of Neon's extension.
+fn stuck_requests(snapshot: &Snapshot) -> Option<StorageFault> {
+    let counters = snapshot.monitor.waits.neon?;
+    (counters.oldest_stuck >= STUCK_REQUEST).then(|| StorageFault {
+        reason: "StuckRequests",
+        message: format!(
+            "postgres has waited for a page for more than {} s; {} requests are open",
+            STUCK_REQUEST.as_secs(),
+            counters.open_requests
         ),
-        (None, _) if snapshot.state == ComputeState::RefreshConfiguration => {
-            (Unknown, "Refreshing", String::new())
-        }
-        (None, _) if serving => (True, "AsExpected", String::new()),
-        (None, _) => (Unknown, "Pending", String::new()),
-    };
-    ("StorageReachable", status, reason, message)
+    })
 }
 
 #[cfg(test)]
@@ -260,6 +295,45 @@ mod tests {
         assert_eq!(
             find(&second, "Ready").last_transition_time,
             "1970-01-01T00:00:01Z"
+        );
+    }
+
+    #[test]
+    fn storage_is_reachable_as_long_as_nothing_says_otherwise() {
+        let fault = |reason| {
+            Some(StorageFault {
+                reason,
+                message: "shard 1".into(),
+            })
+        };
+        let mut snapshot = Snapshot::new("c", at(0));
+        let reachable = |snapshot: &Snapshot| {
+            let all = conditions(snapshot, &[], at(1));
+            let condition = find(&all, "StorageReachable");
+            (condition.status, condition.reason.clone())
+        };
+        snapshot.pagestream.errors = fault("PagestreamErrors");
+        assert_eq!(
+            reachable(&snapshot),
+            (ConditionStatus::Unknown, "Pending".into())
+        );
+        snapshot.postgres.phase = PostgresPhase::Accepting;
+        assert_eq!(
+            reachable(&snapshot),
+            (ConditionStatus::False, "PagestreamErrors".into())
+        );
+        snapshot.monitor.waits.neon = Some(crate::report::NeonCounters {
+            oldest_stuck: Duration::from_secs(61),
+            ..Default::default()
+        });
+        assert_eq!(reachable(&snapshot).1, "StuckRequests");
+        snapshot.pagestream.probe = fault("Misrouted");
+        assert_eq!(reachable(&snapshot).1, "Misrouted");
+        snapshot.pagestream = crate::report::PagestreamFacts::default();
+        snapshot.monitor.waits.neon = None;
+        assert_eq!(
+            reachable(&snapshot),
+            (ConditionStatus::True, "AsExpected".into())
         );
     }
 

@@ -1,7 +1,7 @@
 //! The facts of one compute at one moment.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -51,8 +51,123 @@ pub struct Snapshot {
     pub durations: PhaseDurations,
     /// Long work that is under way.
     pub progress: Option<Progress>,
-    /// Last activity of a client.
+    /// When postgres was last active.
     pub last_active_at: Option<Timestamp>,
+    /// What the monitor sees of postgres.
+    pub monitor: MonitorFacts,
+}
+
+/// What the monitor sees of postgres.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct MonitorFacts {
+    /// What postgres is busy with; nothing while it does not answer.
+    pub sessions: Sessions,
+    /// Who waits for storage.
+    pub waits: StorageWaits,
+    /// How long postgres did not answer.
+    pub downtime: Downtime,
+    /// The file system of PGDATA.
+    pub disk: Option<DiskFacts>,
+}
+
+/// A file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskFacts {
+    /// Its size.
+    pub size_bytes: u64,
+    /// What an unprivileged user may still write.
+    pub available_bytes: u64,
+}
+
+/// What postgres is busy with, or would be busy with again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sessions {
+    /// Clients in a statement or a transaction.
+    pub active: i64,
+    /// Clients that wait for nothing but their next statement.
+    pub idle: i64,
+    /// Senders of the log, physical and logical, but for the one to the safekeepers.
+    pub walsenders: i64,
+    /// Workers that apply a subscription.
+    pub subscriptions: i64,
+    /// Workers of autovacuum.
+    pub autovacuum_workers: i64,
+    /// Transactions that wait for `COMMIT PREPARED`.
+    pub prepared_transactions: i64,
+}
+
+impl Sessions {
+    /// Whether any of it is activity now; an idle client is not.
+    pub const fn are_active(&self) -> bool {
+        self.active > 0
+            || self.walsenders > 0
+            || self.subscriptions > 0
+            || self.autovacuum_workers > 0
+            || self.prepared_transactions > 0
+    }
+}
+
+/// Who waits for storage, as postgres sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StorageWaits {
+    /// Sessions whose commit waits for a quorum of safekeepers.
+    pub commits: i64,
+    /// How long the one that waits longest has been in its statement.
+    pub oldest_commit: Duration,
+    /// Sessions that wait for a pageserver, where Neon's extension says so (17 and newer).
+    pub page_reads: i64,
+    /// Counters of Neon's extension, where it is there.
+    pub neon: Option<NeonCounters>,
+}
+
+/// Counters of Neon's extension (`pgxn/neon/neon_perf_counters.c`), summed over all
+/// backends.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct NeonCounters {
+    /// Requests that waited longer than `neon.pageserver_response_log_timeout`.
+    pub stuck_requests: f64,
+    /// How long the oldest of those that wait now has waited.
+    pub oldest_stuck: Duration,
+    /// Requests that wait for an answer now.
+    pub open_requests: f64,
+    /// Connections to pageservers that were lost.
+    pub disconnects: f64,
+    /// Pages that were asked for, and the time waited for them.
+    pub getpages: f64,
+    /// Time waited for pages.
+    pub getpage_wait: Duration,
+    /// Time that writers were held back so that pageservers keep up.
+    pub throttled: Duration,
+}
+
+/// How long postgres did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Downtime {
+    /// The last time it answered, while it does not.
+    pub since: Option<Instant>,
+    /// All earlier times together.
+    pub past: Duration,
+}
+
+impl Downtime {
+    /// It does not answer; it last did at `last_up`.
+    pub const fn begin(&mut self, last_up: Instant) {
+        if self.since.is_none() {
+            self.since = Some(last_up);
+        }
+    }
+
+    /// It answers.
+    pub fn end(&mut self, now: Instant) {
+        self.past += self.current(now);
+        self.since = None;
+    }
+
+    /// How long this downtime has lasted; zero if there is none.
+    pub fn current(&self, now: Instant) -> Duration {
+        self.since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
 }
 
 /// Which spec.
@@ -162,6 +277,19 @@ pub struct PagestreamFacts {
     pub misrouted_requests: Option<u64>,
     /// Why a pageserver's metrics could not be read.
     pub scrape_error: Option<String>,
+    /// What a probe of the pageservers found, if it is a fault.
+    pub probe: Option<StorageFault>,
+    /// Counters that keep rising, if they do.
+    pub errors: Option<StorageFault>,
+}
+
+/// Why storage cannot be reached, though postgres runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageFault {
+    /// The condition's reason, PascalCase.
+    pub reason: &'static str,
+    /// For people: which shard, which pageserver, since when.
+    pub message: String,
 }
 
 /// Positions in the log.
@@ -283,6 +411,7 @@ impl Snapshot {
             durations: PhaseDurations::default(),
             progress: None,
             last_active_at: None,
+            monitor: MonitorFacts::default(),
         }
     }
 

@@ -9,6 +9,9 @@ use crate::api::status::{
     StartupDurations,
 };
 
+/// Resolution of `lastActiveAt`, in seconds.
+const LAST_ACTIVE_STEP: i64 = 30;
+
 /// Renders the whole status. `previous` is what was written last: the conditions'
 /// transition times are carried over from it.
 pub fn render(
@@ -23,7 +26,7 @@ pub fn render(
         pod_name: None,
         applied_spec_hash: snapshot.spec.as_ref().map(|facts| facts.hash.clone()),
         started_at: Some(format!("{:.0}", snapshot.started_at)),
-        last_active_at: snapshot.last_active_at.map(|at| format!("{at:.0}")),
+        last_active_at: snapshot.last_active_at.map(coarse),
         postgres: Some(PostgresStatus {
             version: snapshot.postgres.version.clone(),
             pid: snapshot.postgres.pid,
@@ -51,6 +54,14 @@ pub fn render(
         restart_required: snapshot.configuration.restart_required.clone(),
         conditions: conditions::conditions(snapshot, &previous.conditions, now),
     }
+}
+
+/// Rounded down to half a minute, so that a busy compute does not write its status for
+/// this alone more often; the exact time is in `GET /status` and the metrics.
+fn coarse(at: Timestamp) -> String {
+    let second = at.as_second().div_euclid(LAST_ACTIVE_STEP) * LAST_ACTIVE_STEP;
+    let rounded = Timestamp::from_second(second).unwrap_or(at);
+    format!("{rounded:.0}")
 }
 
 fn lsn(snapshot: &Snapshot) -> Option<LsnStatus> {
@@ -84,4 +95,17 @@ fn durations(snapshot: &Snapshot) -> Option<StartupDurations> {
         catalog_apply_ms: ms(Phase::CatalogApply),
         total_ms: facts.total.map(|duration| duration.as_millis() as i64),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_activity_is_told_in_half_minutes() {
+        let at = |second| coarse(Timestamp::from_second(second).unwrap());
+        assert_eq!(at(59), "1970-01-01T00:00:30Z");
+        assert_eq!(at(60), "1970-01-01T00:01:00Z");
+        assert_eq!(at(-1), "1969-12-31T23:59:30Z");
+    }
 }

@@ -9,7 +9,9 @@
     reason = "a test may fail"
 )]
 
+mod activity;
 mod durability;
+mod exposition;
 #[path = "../apiserver/harness.rs"]
 mod harness;
 mod kubernetes;

@@ -219,8 +219,12 @@ impl Compute<'_> {
         fs::read_to_string(self.home.join("status.yaml")).unwrap_or_default()
     }
 
-    fn log(&self) -> String {
-        let log = fs::read_to_string(self.home.join("log")).unwrap_or_default();
+    pub(crate) fn whole_log(&self) -> String {
+        fs::read_to_string(self.home.join("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        let log = self.whole_log();
         let lines: Vec<_> = log.lines().rev().take(60).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }

@@ -91,3 +91,35 @@ async fn an_unreachable_pageserver_is_reported_and_waited_for_up_to_the_limit() 
         .says(&["state: Failed", "type: BasebackupFetched"])
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pagestream_errors_that_keep_coming_show_until_they_stop() {
+    let stage = Stage::set().await;
+    let mut compute = stage.compute("a", &stage.spec(free_port()));
+    // Requests at most 4 s apart: more than even a busy machine needs.
+    compute.arguments = ["--pagestream-errors-after=20", "--pagestream-quiet-after=3"]
+        .map(str::to_owned)
+        .to_vec();
+    compute.start().await;
+    compute.running().await;
+    compute
+        .says(&["type: StorageReachable", "reason: AsExpected"])
+        .await;
+
+    // As postgres does for as long as it cannot reach a pageserver.
+    let asking = async {
+        loop {
+            let answer = compute.request("internal", "POST /refresh_configuration", "");
+            assert!(answer.await.starts_with("HTTP/1.1 200"));
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = asking => {}
+        () = compute.says(&["reason: PagestreamErrors"]) => {}
+    }
+    compute.says(&["reason: AsExpected"]).await;
+    let counter = "pg_cctl_pagestream_request_errors_total";
+    assert!(compute.metric(counter, "").await > Some(1.0));
+    compute.kill().await;
+}

@@ -12,7 +12,9 @@ use super::timers::Timers;
 use crate::api::status::ComputeState;
 use crate::compute::apply_catalog;
 use crate::compute::error::Error;
+use crate::compute::local;
 use crate::compute::measure;
+use crate::compute::monitor::{Monitor, MonitorConfig};
 use crate::compute::reconfigure::{self, Reconfiguration, Reconfigured};
 use crate::compute::refresh::{self, Refreshed};
 use crate::compute::relay_task::RelayTask;
@@ -203,7 +205,10 @@ impl Owner {
         let cancel = CancellationToken::new();
         let job = StopJob {
             config: self.config.clone(),
-            running: self.running.take(),
+            running: self.running.take().map(|running| Running {
+                monitor: None,
+                ..running
+            }),
             access: self.outputs.access.clone(),
             spec: self.current.as_ref().map(|revision| revision.spec.clone()),
             escalate: self.escalate.clone(),
@@ -255,7 +260,8 @@ impl Owner {
 
     fn on_started(&mut self, result: Result<Running, Error>) {
         match result {
-            Ok(running) => {
+            Ok(mut running) => {
+                running.monitor = Some(self.start_monitor(&running));
                 self.snapshot.durations.total = Some(running.started_at.elapsed());
                 self.snapshot.postgres.phase = PostgresPhase::Accepting;
                 if let Some(relay) = &running.relay {
@@ -270,6 +276,7 @@ impl Owner {
                 self.transition(Event::StartupSucceeded);
                 self.event(EventKind::Normal, "PostgresStarted", note);
                 self.timers.scrape = Some(Instant::now());
+                self.judge_pagestream();
                 self.plan_catalog_retry(matches!(self.snapshot.catalog.step, StepFacts::Done(_)));
                 if self.pending.is_none() {
                     self.waiters.configured(&self.snapshot);
@@ -290,6 +297,17 @@ impl Owner {
                 self.fail(Event::StartupFailed, chain(&error), error.ending());
             }
         }
+    }
+
+    fn start_monitor(&self, running: &Running) -> Monitor {
+        let experimental = |feature: &String| feature == "activity_monitor_experimental";
+        let config = MonitorConfig {
+            connect: local::sql_config(&self.config, &running.spec),
+            pgdata: self.config.pgdata.clone(),
+            last_active_at: self.snapshot.last_active_at,
+            count_opened: running.spec.neon.features.iter().any(experimental),
+        };
+        Monitor::start(config, self.fact_sender.clone())
     }
 
     fn on_reconfigured(&mut self, result: Result<Reconfigured, Error>) {

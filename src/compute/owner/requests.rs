@@ -112,8 +112,7 @@ impl Owner {
     }
 
     fn on_refresh(&mut self) -> Result<(), Refusal> {
-        self.snapshot.pagestream.request_errors += 1;
-        self.snapshot.pagestream.last_error_at = Some(jiff::Timestamp::now());
+        self.count_request_error();
         if self.snapshot.state == ComputeState::Empty || self.snapshot.state.is_terminating() {
             return Err(self.refusal("a refresh", Event::RefreshRequested));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Owner;
-use crate::compute::facts::Fact;
+use crate::compute::facts::{Fact, Scraped};
 use crate::error::chain;
 use crate::pageserver;
 
@@ -29,25 +29,27 @@ impl Owner {
         if addresses.is_empty() {
             return;
         }
+        // Rounds that are over hold nothing back.
+        while self.scrapes.try_join_next().is_some() {}
         let (http, facts) = (self.outputs.http.clone(), self.fact_sender.clone());
         self.scrapes.spawn(async move {
             // The owner outlives this task; a closed channel means that the process ends.
             let _ = facts
-                .send(Fact::Misrouted(sum(&http, &addresses).await))
+                .send(Fact::Misrouted(scrape(&http, addresses).await))
                 .await;
         });
     }
 }
 
-async fn sum(http: &reqwest::Client, addresses: &[String]) -> Result<u64, String> {
-    let mut total = 0;
-    for address in addresses {
-        let scraped = tokio::time::timeout(LIMIT, pageserver::scrape_misrouted(http, address));
-        match scraped.await {
-            Ok(Ok(count)) => total += count,
-            Ok(Err(error)) => return Err(chain(&error)),
-            Err(_) => return Err(format!("{address} did not answer within {LIMIT:?}")),
-        }
-    }
-    Ok(total)
+async fn scrape(http: &reqwest::Client, addresses: Vec<String>) -> Vec<Scraped> {
+    let one = async |pageserver: String| {
+        let scraped = tokio::time::timeout(LIMIT, pageserver::scrape_misrouted(http, &pageserver));
+        let count = match scraped.await {
+            Ok(Ok(count)) => Ok(count),
+            Ok(Err(error)) => Err(chain(&error)),
+            Err(_) => Err(format!("{pageserver} did not answer within {LIMIT:?}")),
+        };
+        Scraped { pageserver, count }
+    };
+    futures::future::join_all(addresses.into_iter().map(one)).await
 }

@@ -12,7 +12,7 @@ use crate::compute::StopSignal;
 use crate::compute::state::Event;
 use crate::compute::stop::Stopped;
 use crate::http::control::TerminateOutcome;
-use crate::report::{EventKind, PostgresPhase};
+use crate::report::{EventKind, PostgresPhase, Sessions, StorageWaits};
 
 /// Beyond the budget for stopping postgres: what a job may take to notice that it was
 /// called off.
@@ -70,6 +70,8 @@ impl Owner {
         self.snapshot.lsn.last_shutdown = stopped.lsn;
         self.snapshot.lsn.commit = stopped.lsn.or(self.snapshot.lsn.commit);
         self.snapshot.relay = None;
+        self.snapshot.monitor.sessions = Sessions::default();
+        self.snapshot.monitor.waits = StorageWaits::default();
         if stopped.forced {
             warn!("postgres did not stop in time and was killed; nothing acknowledged is lost");
             self.event(EventKind::Warning, "ShutdownForced", "postgres was killed");
@@ -106,6 +108,9 @@ impl Owner {
         }
         if super::Timers::due(&mut self.timers.scrape, now) {
             self.scrape_pageservers();
+        }
+        if super::Timers::due(&mut self.timers.pagestream, now) {
+            self.judge_pagestream();
         }
     }
 }

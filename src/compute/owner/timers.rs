@@ -11,6 +11,8 @@ pub(super) struct Timers {
     pub(super) catalog_retry: Option<Instant>,
     /// The pageservers' counters are read.
     pub(super) scrape: Option<Instant>,
+    /// The rule over the counters of pagestream errors is asked.
+    pub(super) pagestream: Option<Instant>,
     /// The process ends.
     pub(super) end: Option<Instant>,
 }
@@ -18,10 +20,16 @@ pub(super) struct Timers {
 impl Timers {
     /// The earliest of them.
     pub(super) fn next(&self) -> Option<Instant> {
-        [self.restart, self.catalog_retry, self.scrape, self.end]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.restart,
+            self.catalog_retry,
+            self.scrape,
+            self.pagestream,
+            self.end,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Takes a timer that is due.

@@ -2,8 +2,8 @@
 //! value, under its name, type, labels and help text (`compute_tools/src/metrics.rs`,
 //! `compute_tools/src/hadron_metrics.rs`), so that dashboards and alerts go on working.
 //!
-//! `compute_ctl_up` and `pg_cctl_attached` say what stands in the snapshot; the HTTP
-//! server renders them from it.
+//! `compute_ctl_up`, `pg_cctl_attached` and the two of postgres' downtime say what stands in
+//! the snapshot; the HTTP server renders them from it.
 
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGaugeVec};
 
@@ -25,10 +25,6 @@ pub struct Upstream {
     pub failed_migrations: IntCounterVec,
     /// `compute_audit_log_dir_size`, in bytes.
     pub audit_log_dir_size: Gauge,
-    /// `compute_pg_current_downtime_ms`: 0 while postgres answers.
-    pub current_downtime_ms: Gauge,
-    /// `compute_pg_downtime_ms_total`.
-    pub downtime_ms: IntCounter,
     /// `compute_ctl_lfc_prewarms_total`.
     pub prewarms: IntCounter,
     /// `compute_ctl_lfc_prewarm_errors_total`.
@@ -76,14 +72,6 @@ impl Upstream {
                 "compute_audit_log_dir_size",
                 "Size of audit log directory in bytes",
             )?,
-            current_downtime_ms: gauge(
-                "compute_pg_current_downtime_ms",
-                "Non-cumulative duration of Postgres downtime in ms; resets after successful check",
-            )?,
-            downtime_ms: counter(
-                "compute_pg_downtime_ms_total",
-                "Cumulative duration of Postgres downtime in ms",
-            )?,
             prewarms: counter(
                 "compute_ctl_lfc_prewarms_total",
                 "Total number of LFC prewarms requested by compute_ctl or autoprewarm option",
@@ -120,11 +108,8 @@ impl Upstream {
         ] {
             metrics.register(counters.clone())?;
         }
-        for gauge in [&self.audit_log_dir_size, &self.current_downtime_ms] {
-            metrics.register(gauge.clone())?;
-        }
+        metrics.register(self.audit_log_dir_size.clone())?;
         for counter in [
-            &self.downtime_ms,
             &self.prewarms,
             &self.prewarm_errors,
             &self.offloads,
@@ -179,8 +164,13 @@ mod tests {
         upstream.failed_migrations.with_label_values(&["4"]).inc();
         let after = metrics.render().unwrap();
         for family in recorded {
-            // These two are rendered from the snapshot.
-            if ["compute_ctl_up", "pg_cctl_attached"].contains(&family.name.as_str()) {
+            let of_the_snapshot = [
+                "compute_ctl_up",
+                "pg_cctl_attached",
+                "compute_pg_current_downtime_ms",
+                "compute_pg_downtime_ms_total",
+            ];
+            if of_the_snapshot.contains(&family.name.as_str()) {
                 continue;
             }
             let head = format!(
