@@ -22,6 +22,7 @@ mod refresh;
 mod relay_task;
 pub mod restart_budget;
 mod running;
+mod server_version;
 pub mod signals;
 mod startup;
 pub mod state;

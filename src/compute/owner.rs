@@ -29,6 +29,7 @@ use super::pagestream_health::PagestreamHealth;
 use super::relay_task::RelayNews;
 use super::restart_budget::{Decision, RestartBudget};
 use super::running::Running;
+use super::server_version::ServerVersion;
 use super::state;
 use super::{Inputs, Outputs};
 use crate::api::status::ComputeState;
@@ -48,6 +49,7 @@ const FACT_QUEUE: usize = 64;
 pub(super) struct Owner {
     config: Arc<ComputeConfig>,
     spawner: Spawner,
+    version: ServerVersion,
     outputs: Outputs,
     snapshot: Snapshot,
     fact_sender: mpsc::Sender<Fact>,
@@ -82,9 +84,15 @@ pub async fn run(
 ) -> Ending {
     let (fact_sender, mut facts) = mpsc::channel(FACT_QUEUE);
     let pagestream = PagestreamHealth::new(config.limits.pagestream);
+    let config = Arc::new(config);
+    let version = ServerVersion::new(config.clone(), spawner.clone());
+    let mut ahead = JoinSet::new();
+    let asked = version.clone();
+    ahead.spawn(async move { asked.of_program().await });
     let mut owner = Owner {
-        config: Arc::new(config),
+        config,
         spawner,
+        version,
         outputs,
         snapshot,
         fact_sender,

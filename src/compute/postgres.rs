@@ -6,6 +6,7 @@
 
 mod leftover;
 mod log;
+mod pid_file_watch;
 mod readiness;
 #[cfg(test)]
 mod tests;

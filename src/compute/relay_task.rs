@@ -36,12 +36,14 @@ pub(super) struct RelayTask {
     status: watch::Receiver<RelayStatus>,
     ended: watch::Receiver<bool>,
     task: JoinHandle<Result<(), relay::Error>>,
+    local_accepts: watch::Sender<bool>,
     /// Ends the relay when this is dropped.
     cancel: DropGuard,
 }
 
 impl RelayTask {
-    /// Starts a relay that takes the log of the local postgres from `start` on.
+    /// Starts a relay that takes the log of the local postgres from `start` on, once
+    /// that [accepts connections](Self::local_accepts).
     pub(super) fn start(
         config: &ComputeConfig,
         spec: &ComputeSpec,
@@ -53,6 +55,7 @@ impl RelayTask {
         let (commands, command_receiver) = mpsc::channel(4);
         let (status_sender, status) = watch::channel(RelayStatus::default());
         let (ended_sender, ended) = watch::channel(false);
+        let (local_accepts, accepts) = watch::channel(false);
         let relay_config = RelayConfig {
             tenant_id: spec.tenant_id,
             timeline_id: spec.timeline_id,
@@ -62,6 +65,7 @@ impl RelayTask {
             system_id: start.system_id,
             start_lsn: start.lsn,
             local: local::connect_config(config, spec),
+            local_accepts: accepts,
             connect_timeout: CONNECT_LIMIT,
             window_limit: RelayConfig::WINDOW_LIMIT,
         };
@@ -84,8 +88,14 @@ impl RelayTask {
             status,
             ended,
             task,
+            local_accepts,
             cancel: cancel.drop_guard(),
         }
+    }
+
+    /// Postgres accepts connections: the relay may make its own.
+    pub(super) fn local_accepts(&self) {
+        self.local_accepts.send_replace(true);
     }
 
     /// Waits for the next change of the relay's status, or for its end. Cancel safe.

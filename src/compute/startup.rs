@@ -19,6 +19,7 @@ use super::facts::Fact;
 use super::postgres::{self, Postgres, PostgresConfig};
 use super::relay_task::RelayTask;
 use super::running::Running;
+use super::server_version::ServerVersion;
 use super::{apply_catalog, local};
 use crate::access::Access;
 use crate::backoff::Backoff;
@@ -44,6 +45,7 @@ pub(super) struct Startup {
     pub(super) spec: Arc<ComputeSpec>,
     pub(super) access: Access,
     pub(super) spawner: Spawner,
+    pub(super) version: ServerVersion,
     pub(super) facts: mpsc::Sender<Fact>,
     pub(super) cancel: CancellationToken,
 }
@@ -132,7 +134,7 @@ impl Startup {
     pub(super) async fn run(self) -> Result<Running, Error> {
         let began = Instant::now();
         self.tell(Fact::StartupBegan).await;
-        let version = local::server_version(&self.config, &self.spawner, &self.spec).await?;
+        let version = self.version.of(&self.spec).await?;
         let (position, connected, ()) = tokio::try_join!(
             self.sync_safekeepers(version)
                 .instrument(info_span!("sync_safekeepers")),
@@ -476,6 +478,9 @@ impl Startup {
         };
         let ready = ready.instrument(info_span!("start_postgres"));
         let version = self.unless_interrupted(running, ready).await?.version;
+        if let Some(relay) = &running.relay {
+            relay.local_accepts();
+        }
         self.tell(Fact::PostgresAccepting { version }).await;
         self.done(Phase::PostgresStart, began).await;
         let began = Instant::now();

@@ -70,6 +70,9 @@ pub struct RelayConfig {
     pub start_lsn: Lsn,
     /// How to reach the local postgres, as a user who may replicate.
     pub local: ConnectConfig,
+    /// Whether the local postgres accepts connections. It is not connected to before
+    /// that; a sender that is gone leaves it to trying.
+    pub local_accepts: watch::Receiver<bool>,
     /// Limit for making a connection, and for an answer on it.
     pub connect_timeout: Duration,
     /// Most WAL kept in memory for safekeepers that have not got it yet, in bytes.
@@ -230,7 +233,7 @@ impl Relay {
         let driver = Driver::new(proposer, list, introduction, Some(reads_back));
         Ok(Self {
             driver: driver.map_err(Error::Config)?,
-            local: LocalPostgres::new(config.local, config.system_id),
+            local: LocalPostgres::new(config.local, config.system_id, config.local_accepts),
             publisher: Publisher::new(status),
         })
     }

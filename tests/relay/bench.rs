@@ -237,6 +237,7 @@ impl Relay {
             system_id: 0,
             start_lsn,
             local,
+            local_accepts: watch::channel(true).1,
             connect_timeout: Duration::from_secs(10),
             window_limit: 1 << 20,
         };

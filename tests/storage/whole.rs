@@ -105,6 +105,7 @@ impl Compute {
                 system_id: prepared.system_identifier,
                 start_lsn: prepared.lsn,
                 local,
+                local_accepts: watch::channel(true).1,
                 connect_timeout: LIMIT,
                 window_limit: 64 * 1024 * 1024,
             },

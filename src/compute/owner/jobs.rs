@@ -124,6 +124,7 @@ impl Owner {
             spec: current.spec.clone(),
             access: self.outputs.access.clone(),
             spawner: self.spawner.clone(),
+            version: self.version.clone(),
             facts: self.fact_sender.clone(),
             cancel: cancel.clone(),
         };

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::pid_file_watch::PidFileWatch;
 use crate::pgwire::{self, ConnectConfig, Connection};
 
-/// The first look at `postmaster.pid`; later ones are further apart.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-
-/// Longest pause between two looks.
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// Pause between two looks at `postmaster.pid` if nothing tells that it was written.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection is tried this often whatever `postmaster.pid` says.
 const ANYWAY: Duration = Duration::from_secs(1);
@@ -36,8 +34,8 @@ pub(super) async fn wait(pgdata: &Path, connect: &ConnectConfig) -> Accepting {
         connect_timeout: CONNECT_LIMIT,
         ..connect.clone()
     };
-    let started = Instant::now();
-    let mut last_try = started;
+    let mut notices = PidFileWatch::start(pgdata);
+    let mut last_try = Instant::now();
     loop {
         if last_try.elapsed() >= ANYWAY || postmaster_is_ready(pgdata).await {
             last_try = Instant::now();
@@ -46,9 +44,10 @@ pub(super) async fn wait(pgdata: &Path, connect: &ConnectConfig) -> Accepting {
                 Err(error) => tracing::debug!(%error, "postgres does not accept connections yet"),
             }
         }
-        // A tenth of the time spent so far costs at most a tenth of the wait.
-        let pause = started.elapsed() / 10;
-        sleep(pause.clamp(FIRST_PAUSE, LONGEST_PAUSE)).await;
+        tokio::select! {
+            () = notices.changed() => {}
+            () = sleep(PAUSE) => {}
+        }
     }
 }
 

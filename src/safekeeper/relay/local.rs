@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -28,8 +29,7 @@ const TLI: &str = "1";
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often in a row postgres may say that WAL is gone before that is believed.
 const REMOVED_LIMIT: u32 = 3;
-/// Waits between attempts to connect: postgres may be starting, and its first commit
-/// waits for us.
+/// Waits between attempts to connect: commits wait for us.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
 
 /// From the Unix epoch to PostgreSQL's, 2000-01-01: 30 years with 7 leap days.
@@ -70,6 +70,8 @@ enum Slot {
 }
 
 enum State {
+    /// Postgres does not accept connections yet.
+    Starting(Pin<Box<dyn Future<Output = ()> + Send>>),
     Waiting(Pin<Box<Sleep>>),
     Opening(Pin<Box<dyn Future<Output = Result<Opened, Failed>> + Send>>),
     Open(Box<Open>),
@@ -122,11 +124,18 @@ fn replication_config(mut config: ConnectConfig, application_name: &str) -> Conn
 }
 
 impl LocalPostgres {
-    pub(super) fn new(config: ConnectConfig, system_id: u64) -> Self {
+    pub(super) fn new(
+        config: ConnectConfig,
+        system_id: u64,
+        mut accepts: watch::Receiver<bool>,
+    ) -> Self {
+        let accepting = async move {
+            let _ = accepts.wait_for(|accepts| *accepts).await;
+        };
         Self {
             peer: config.peer(),
             config: replication_config(config, APPLICATION_NAME),
-            state: State::Waiting(Box::pin(sleep_until(Instant::now()))),
+            state: State::Starting(Box::pin(accepting)),
             backoff: BACKOFF,
             position: None,
             system_id: (system_id != 0).then_some(system_id),
@@ -169,6 +178,10 @@ impl LocalPostgres {
     fn poll(&mut self, wants_wal: bool, cx: &mut Context<'_>) -> Poll<Result<LocalEvent, Error>> {
         loop {
             match &mut self.state {
+                State::Starting(accepting) => {
+                    ready!(accepting.as_mut().poll(cx));
+                    self.state = State::Waiting(Box::pin(sleep_until(Instant::now())));
+                }
                 State::Waiting(until) => {
                     let Some(position) = self.position else {
                         return Poll::Pending;
