@@ -12,6 +12,7 @@ mod runtime;
 use args::{Cli, Role};
 
 use crate::compute::ending::Ending;
+use crate::telemetry::terminal::Terminal;
 
 /// A role that came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,18 +23,26 @@ pub struct Finished {
 
 /// Runs the role that the command line names.
 pub fn run(cli: Cli) -> anyhow::Result<Finished> {
+    let (log, terminal) = (&cli.log, &Terminal::stderr());
     let ending = match cli.role {
         Role::Crd => inspect::print_crd()?,
         Role::Validate(args) => inspect::validate(&args)?,
-        Role::Plan(args) => runtime::block_on(&cli.log, inspect::plan(args))?,
-        Role::Compute(args) => runtime::block_on(&cli.log, compute_role::run(*args))?,
+        Role::Plan(args) => runtime::block_on(log, terminal, inspect::plan(args))?,
+        Role::Compute(args) => {
+            let role = compute_role::run(*args, terminal.clone());
+            runtime::block_on(log, terminal, role)?
+        }
         #[cfg(feature = "storage")]
         Role::Dev(args) => {
             let settings = crate::dev::Settings::from(args);
-            runtime::block_on(&cli.log, crate::dev::run(settings))?
+            let role = crate::dev::run(settings, terminal.clone());
+            runtime::block_on(log, terminal, role)?
         }
         #[cfg(feature = "storage")]
-        Role::Storage(args) => runtime::block_on(&cli.log, crate::dev::storage_alone(args.into()))?,
+        Role::Storage(args) => {
+            let role = crate::dev::storage_alone(args.into());
+            runtime::block_on(log, terminal, role)?
+        }
     };
     Ok(Finished { ending })
 }

@@ -27,6 +27,7 @@ pub mod spec;
 pub mod pgwire;
 pub mod process;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;
 
 pub mod backoff;

@@ -11,6 +11,7 @@ pub mod config_map;
 pub mod event_budget;
 pub mod events;
 pub mod metrics;
+pub mod progress_bar;
 pub mod resource;
 pub mod sink;
 mod snapshot;

@@ -6,6 +6,7 @@
 
 pub mod logs;
 pub mod metrics;
+pub mod terminal;
 
 use crate::error::{Category, Retry};
 

@@ -32,6 +32,7 @@ const ROOMS: &[&str] = &[
     "pgwire",
     "process",
     "telemetry",
+    "tls",
     "wire",
     "backoff",
     "secret",

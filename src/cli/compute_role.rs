@@ -26,9 +26,12 @@ use crate::compute::signals;
 use crate::http::ServersConfig;
 use crate::http::auth::{Authorizer, Keys};
 use crate::process::{RunAs, Spawner};
+use crate::report::progress_bar;
 use crate::source;
 use crate::spec::{ComputeSpec, Errors, Secrets, document, neon_json, validate};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::terminal::Terminal;
+use crate::tls;
 
 /// How long the API server may be out of reach at the start before the last good spec is
 /// used.
@@ -37,7 +40,7 @@ const SOURCE_START_LIMIT: Duration = Duration::from_secs(5);
 const IMMEDIATE_STOP: Duration = Duration::from_secs(5);
 
 /// Runs one compute until it ends.
-pub(super) async fn run(args: ComputeArgs) -> anyhow::Result<Ending> {
+pub(super) async fn run(args: ComputeArgs, terminal: Terminal) -> anyhow::Result<Ending> {
     let compute_id = args.compute_id.clone().unwrap_or_else(host_name);
     let metrics = Arc::new(Metrics::new()?);
     let spawner = Spawner::start_as_init(metrics.reaped_orphans.clone())?;
@@ -53,6 +56,8 @@ pub(super) async fn run(args: ComputeArgs) -> anyhow::Result<Ending> {
             return Ok(Ending::Usage);
         }
     };
+    let snapshots = launched.snapshots();
+    tasks.spawn(progress_bar::run(terminal, snapshots, cancel.clone()));
     let ending = launched.run().await;
     cancel.cancel();
     tasks.close();
@@ -70,9 +75,7 @@ async fn prepare(
     cancel: &CancellationToken,
     tasks: &TaskTracker,
 ) -> anyhow::Result<Launched> {
-    let http = reqwest::Client::builder()
-        .build()
-        .context("cannot make an HTTP client")?;
+    let http = tls::http_client().context("cannot make an HTTP client")?;
     let config = config(args, compute_id.to_owned())?;
     let servers = servers(args, compute_id)?;
     let place = Place::of(args, compute_id, &http, &metrics).await?;
@@ -118,19 +121,24 @@ fn config(args: &ComputeArgs, compute_id: String) -> anyhow::Result<ComputeConfi
     if let Some(run_as) = &run_as {
         warn!(user = %run_as.user, "started as root: postgres runs as {}", run_as.user);
     }
-    let beside = args.pgdata.parent().unwrap_or(Path::new("/"));
+    // Postgres runs in another directory, so that a relative path would lead elsewhere.
+    let absolute = |path: &Path| {
+        std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))
+    };
+    let pgdata = absolute(&args.pgdata)?;
+    let socket_dir = match &args.socket_dir {
+        Some(path) => absolute(path)?,
+        None => pgdata.parent().unwrap_or(Path::new("/")).join("socket"),
+    };
     let superuser: tokio_postgres::Config = args
         .connstr
         .parse()
         .context("--connstr is not a connection string")?;
     Ok(ComputeConfig {
         compute_id,
-        pgdata: args.pgdata.clone(),
+        pgdata,
         pg_bin_dir: bin_dir(&args.pgbin)?,
-        socket_dir: args
-            .socket_dir
-            .clone()
-            .unwrap_or_else(|| beside.join("socket")),
+        socket_dir,
         listen_addresses: args.listen_addresses.clone(),
         trust_loopback: false,
         run_as,

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use super::args::{LogArgs, LogFormat};
 use crate::compute::ending::Ending;
 use crate::telemetry::logs;
+use crate::telemetry::terminal::Terminal;
 
 /// Threads of the runtime: a compute waits more than it computes.
 const WORKERS: usize = 2;
@@ -21,6 +22,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
 /// Sets up logs and TLS, and runs a role to its end.
 pub(super) fn block_on(
     log: &LogArgs,
+    terminal: &Terminal,
     role: impl Future<Output = anyhow::Result<Ending>>,
 ) -> anyhow::Result<Ending> {
     let format = match log.log_format {
@@ -30,7 +32,7 @@ pub(super) fn block_on(
         None => logs::LogFormat::Json,
     };
     let filter = log.log_level.as_deref().unwrap_or("info");
-    logs::init(format, filter).context("cannot set up the log")?;
+    logs::init(format, filter, terminal.clone()).context("cannot set up the log")?;
     // Fails only if there is a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()

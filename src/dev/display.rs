@@ -48,9 +48,9 @@ fn duration(took: Duration) -> String {
 }
 
 fn spec_lines(before: Option<&Snapshot>, now: &Snapshot, lines: &mut Vec<String>) {
-    let hash = |snapshot: &Snapshot| snapshot.spec.as_ref().map(|facts| facts.hash.clone());
+    let generation = |snapshot: &Snapshot| snapshot.spec.as_ref().map(|facts| facts.generation);
     if let Some(facts) = &now.spec
-        && before.and_then(hash) != hash(now)
+        && before.and_then(generation) != generation(now)
     {
         lines.push(line("spec", &format!("{} accepted", facts.origin), None));
     }

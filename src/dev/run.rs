@@ -25,11 +25,13 @@ use crate::http::auth::Authorizer;
 use crate::http::dev_key;
 use crate::process::{RunAs, Spawner};
 use crate::report::status_file::FileSink;
-use crate::report::{Snapshot, status_writer, write_policy};
+use crate::report::{Snapshot, progress_bar, status_writer, write_policy};
 use crate::source;
 use crate::spec::{ComputeSpec, Errors, FieldError, Secrets, document, neon_json};
 use crate::storage::{self, Storage, StorageConfig};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::terminal::Terminal;
+use crate::tls;
 
 /// The built-in example.
 const EXAMPLE: &str = include_str!("../../examples/compute.yaml");
@@ -41,7 +43,7 @@ const SOURCE_QUEUE: usize = 16;
 const SUPERUSER: &str = "cloud_admin";
 
 /// Runs storage and a compute until a signal asks to stop, or the check's story is over.
-pub async fn run(settings: Settings) -> anyhow::Result<Ending> {
+pub async fn run(settings: Settings, terminal: Terminal) -> anyhow::Result<Ending> {
     let began = Instant::now();
     let metrics = Arc::new(Metrics::new()?);
     let spawner = Spawner::start_as_init(metrics.reaped_orphans.clone())?;
@@ -94,6 +96,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<Ending> {
         spawner,
         file,
         metrics,
+        terminal,
     };
     let ending = if room.settings.check {
         check::run(&room, &storage, &wanted).await?
@@ -113,6 +116,7 @@ pub(super) struct Room {
     pub(super) spawner: Spawner,
     pub(super) file: PathBuf,
     metrics: Arc<Metrics>,
+    terminal: Terminal,
 }
 
 /// Prints for people. Progress goes to stderr: stdout is for the one line that says where
@@ -197,9 +201,7 @@ async fn serve(room: Room, storage: &Storage, wanted: &ComputeSpec) -> anyhow::R
             parse_spec: |json| neon_json::parse(json).map_err(|errors| errors.to_string()),
         },
         metrics: room.metrics.clone(),
-        http: reqwest::Client::builder()
-            .build()
-            .context("cannot make an HTTP client")?,
+        http: tls::http_client().context("cannot make an HTTP client")?,
         access: Access::default(),
         publisher: None,
     };
@@ -210,7 +212,13 @@ async fn serve(room: Room, storage: &Storage, wanted: &ComputeSpec) -> anyhow::R
         None,
     ));
     tell_status(&launched, &room);
-    tasks.spawn(show(launched.snapshots(), cancel.clone()));
+    let (terminal, snapshots) = (&room.terminal, || launched.snapshots());
+    tasks.spawn(show(terminal.clone(), snapshots(), cancel.clone()));
+    tasks.spawn(progress_bar::run(
+        terminal.clone(),
+        snapshots(),
+        cancel.clone(),
+    ));
     let ending = launched.run().await;
     cancel.cancel();
     tasks.close();
@@ -275,13 +283,17 @@ fn tell_status(launched: &Launched, room: &Room) {
 }
 
 /// Shows each change; the first time that the compute is ready, says where.
-async fn show(mut snapshots: watch::Receiver<Arc<Snapshot>>, cancel: CancellationToken) {
+async fn show(
+    terminal: Terminal,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    cancel: CancellationToken,
+) {
     let mut display = Display::default();
     let mut announced = false;
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         for text in display.update(&snapshot) {
-            say(&text);
+            terminal.line(&text);
         }
         if !announced && is_ready(&snapshot) {
             announced = true;

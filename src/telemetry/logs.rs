@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use super::Error;
+use super::terminal::Terminal;
 
 /// Target of the events that forward postgres' own log.
 const POSTGRES: &str = "postgres";
@@ -59,23 +60,11 @@ fn parse(filter: &str) -> Result<EnvFilter, Error> {
     })
 }
 
-/// Sends log events to stderr, and panics too. Once per process.
-pub fn init(format: LogFormat, filter: &str) -> Result<LogFilter, Error> {
+/// Sends log events to the terminal, or to what stderr is instead, and panics too.
+/// Once per process.
+pub fn init(format: LogFormat, filter: &str, terminal: Terminal) -> Result<LogFilter, Error> {
     let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    init_with_writer(format, filter, colors, std::io::stderr)
-}
-
-/// Like [`init`], to another place: where a progress bar must not be written over.
-pub fn init_with_writer<W>(
-    format: LogFormat,
-    filter: &str,
-    colors: bool,
-    writer: W,
-) -> Result<LogFilter, Error>
-where
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
-{
-    let (subscriber, handle) = subscriber(format, filter, colors, writer)?;
+    let (subscriber, handle) = subscriber(format, filter, colors, terminal)?;
     subscriber.try_init().map_err(Error::AlreadySetUp)?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(handle)
