@@ -40,8 +40,10 @@ deny: ## Check licenses, sources and advisories of dependencies
 generate: ## Write the CRD and the generated parts of the docs anew
 	GLOWPLUG_BLESS=1 $(CARGO) test --locked --lib --test observability
 
-bench: setup ## Measure against the yardsticks, in one run
-	$(CARGO) bench --locked
+bench: setup ## Measure against the yardsticks, in one run (BENCH: which; all)
+	$(CARGO) build --release --locked --no-default-features
+	cp $(BIN) $(BIN)-production
+	GLOWPLUG_PRODUCTION_BIN=$(CURDIR)/$(BIN)-production $(CARGO) bench --locked -- $(BENCH)
 
 simulate: ## Run 100,000 seeds of the proposer's simulation
 	GLOWPLUG_SIM_SEEDS=100000 $(CARGO) test --release --locked --test simulation -- --nocapture
