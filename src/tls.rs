@@ -29,7 +29,7 @@ pub fn http_client() -> Result<reqwest::Client, reqwest::Error> {
     clippy::expect_used,
     reason = "a constant pair of provider and versions"
 )]
-pub fn client_config() -> ClientConfig {
+fn client_config() -> ClientConfig {
     let provider = Arc::new(ring::default_provider());
     let verifier = SystemRoots {
         provider: provider.clone(),

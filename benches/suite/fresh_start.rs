@@ -61,7 +61,11 @@ async fn yardstick(stage: &Stage, archive: &Path, measured: &mut Measured) {
     let started = Instant::now();
     let mut child = postgres.spawn().unwrap();
     while !says_ready(&data) {
-        assert!(child.try_wait().unwrap().is_none(), "{home:?}/log");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "{}/log",
+            home.display()
+        );
         tokio::time::sleep(POLL).await;
     }
     let mut config = ConnectConfig::tcp("", 5432, "cloud_admin");

@@ -31,6 +31,7 @@ mod stage;
 mod sync;
 mod unpack;
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use stage::child::CHILD;
@@ -39,17 +40,15 @@ use stage::child::CHILD;
 pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 
 /// A bench: its name, and what runs it and prints what it found.
-type Bench = (&'static str, fn(&tokio::runtime::Runtime));
+type Bench = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
 
 const BENCHES: &[Bench] = &[
-    ("fresh_start", |runtime| {
-        runtime.block_on(fresh_start::run())
-    }),
-    ("footprint", |runtime| runtime.block_on(footprint::run())),
-    ("sync", |runtime| runtime.block_on(sync::run())),
-    ("recovery", |runtime| runtime.block_on(recovery::run())),
-    ("unpack", |_| unpack::run()),
-    ("relay", |runtime| runtime.block_on(relay::run())),
+    ("fresh_start", || Box::pin(fresh_start::run())),
+    ("footprint", || Box::pin(footprint::run())),
+    ("sync", || Box::pin(sync::run())),
+    ("recovery", || Box::pin(recovery::run())),
+    ("unpack", || Box::pin(unpack::run())),
+    ("relay", || Box::pin(relay::run())),
 ];
 
 fn main() {
@@ -78,7 +77,7 @@ fn main() {
     for (name, bench) in BENCHES {
         if named.is_empty() || named.iter().any(|wanted| wanted == name) {
             eprintln!("{name} …");
-            bench(&runtime);
+            runtime.block_on(bench());
         }
     }
 }

@@ -234,7 +234,7 @@ impl Scene {
 async fn measure(scene: &mut Scene, way: &Way) -> Measured {
     let mut measured = Measured::default();
     let endpoints = scene.quorum.endpoints.clone();
-    let servers = Servers::start(endpoints.len()).await;
+    let servers = Servers::start(endpoints.len());
     let runs = number("SYNC_RUNS", 50);
     for _ in 0..runs {
         let plain = servers.ask(way.plain).await;

@@ -22,6 +22,7 @@ use glowplug::spec::{ComputeMode, PageserverProtocol, ShardLocation};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::postgres::programs::newest as bin_dir;
 use crate::postgres::template;
 use crate::stage::child::{self, Ended};
 use crate::stage::table::{Samples, Table, cell, verdict};
@@ -52,7 +53,7 @@ struct Form {
     memory: Samples,
 }
 
-pub(crate) fn run() {
+pub(crate) async fn run() {
     let directory = memory_directory();
     let size = number("UNPACK_MB", 1024) * 1_000_000;
     let plain = archive(size);
@@ -64,12 +65,15 @@ pub(crate) fn run() {
     for form in &forms {
         fs::write(directory.path().join(form.name), &*form.bytes).unwrap();
     }
-    for _ in 0..number("UNPACK_ROUNDS", 3) {
-        for form in &mut forms {
-            measure(form, directory.path());
+    let measuring = tokio::task::spawn_blocking(move || {
+        for _ in 0..number("UNPACK_ROUNDS", 3) {
+            for form in &mut forms {
+                measure(form, directory.path());
+            }
         }
-    }
-    print(&forms);
+        forms
+    });
+    print(&measuring.await.unwrap());
 }
 
 fn form(name: &'static str, flag: &'static str, gzip: bool, target: f64, bytes: Vec<u8>) -> Form {
@@ -197,7 +201,8 @@ fn message(out: &mut impl Write, tag: u8, body: &[u8]) -> io::Result<()> {
 
 /// Copies of the files of a fresh cluster's databases, side by side.
 fn archive(size: u64) -> Vec<u8> {
-    let database = template().join("base/1");
+    let cluster = template(&bin_dir());
+    let database = cluster.join("base/1");
     let files = fs::read_dir(database)
         .unwrap()
         .map(|entry| entry.unwrap().path());
@@ -207,8 +212,7 @@ fn archive(size: u64) -> Vec<u8> {
         if tar.get_ref().len() as u64 >= size {
             break;
         }
-        tar.append_dir(format!("base/{number}"), template())
-            .unwrap();
+        tar.append_dir(format!("base/{number}"), &cluster).unwrap();
         for path in &files {
             let name = path.file_name().unwrap().to_str().unwrap();
             let mut file = File::open(path).unwrap();

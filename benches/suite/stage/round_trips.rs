@@ -20,7 +20,7 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    pub(crate) async fn start(count: usize) -> Self {
+    pub(crate) fn start(count: usize) -> Self {
         let directory = TempDir::with_prefix("glowplug-plain").unwrap();
         let mut addresses = Vec::new();
         for index in 0..count {

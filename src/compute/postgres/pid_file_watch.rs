@@ -33,7 +33,7 @@ impl PidFileWatch {
             None => false,
         };
         if !told {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
