@@ -5,9 +5,12 @@
 //! what is true then.
 
 mod token;
+mod trust;
 
 pub use token::{ReadToken, StorageToken};
+pub use trust::Trust;
 
+use crate::secret::Secret;
 use crate::spec::ComputeSpec;
 
 /// What a connection to storage is made with, beside an address.
@@ -15,9 +18,19 @@ use crate::spec::ComputeSpec;
 pub struct Access {
     /// The token.
     pub token: StorageToken,
+    /// When connections are encrypted, and whom to trust.
+    pub trust: Trust,
 }
 
 impl Access {
+    /// A token that has no source, and TLS where the other side insists.
+    pub fn with_token(token: Option<Secret>) -> Self {
+        Self {
+            token: StorageToken::fixed(token),
+            ..Self::default()
+        }
+    }
+
     /// What a spec says, without a source to read the token from again.
     pub fn of(spec: &ComputeSpec) -> Self {
         let access = Self::default();
@@ -28,5 +41,6 @@ impl Access {
     /// Takes over what a newer spec says, for whatever connects next.
     pub fn follow(&self, spec: &ComputeSpec) {
         self.token.replace(spec.storage_token.clone());
+        self.trust.follow(spec);
     }
 }

@@ -9,10 +9,14 @@
 mod connection;
 mod conninfo;
 mod frame;
+mod tls;
+mod tls_options;
 
 pub use connection::{Connection, CopyBoth, CopyOut, CopyReader, CopyWriter, Row, put_copy_data};
 pub use conninfo::{ConnectConfig, Host};
 pub use frame::{Frame, MAX_FRAME};
+pub use tls::{Tls, TlsMode};
+pub use tls_options::TlsOptions;
 
 use crate::error::{Category, Retry};
 
@@ -28,6 +32,35 @@ pub enum Error {
         /// `host:port` or the socket's path.
         peer: String,
         /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The peer has no TLS, where the spec asks for it.
+    #[error(
+        "{peer} does not offer TLS: have it serve TLS, or set the mode in the spec's storage.tls \
+         to Disable"
+    )]
+    TlsNotOffered {
+        /// `host:port`.
+        peer: String,
+    },
+    /// The TLS handshake failed for a reason that somebody must see to.
+    #[error("no TLS connection to {peer}: {advice}")]
+    Tls {
+        /// `host:port`.
+        peer: String,
+        /// What is wrong, and what to do.
+        advice: &'static str,
+        /// What the handshake ended with.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The certificates to trust cannot be had.
+    #[error("cannot read the trusted certificates of {origin}")]
+    TrustedCertificates {
+        /// The file, or where else they come from.
+        origin: String,
+        /// What is wrong with them.
         #[source]
         source: std::io::Error,
     },
@@ -104,8 +137,12 @@ impl Category for Error {
         match self {
             Self::ConnectionString(_) => "InvalidConnectionString",
             Self::Connect { .. } | Self::Broken { .. } | Self::Closed { .. } => "Unreachable",
+            Self::TlsNotOffered { .. } | Self::Tls { .. } | Self::TrustedCertificates { .. } => {
+                "TlsFailed"
+            }
             Self::ConnectTimeout { .. } => "Timeout",
             Self::Server { error, .. } if error.is_authentication() => "AuthFailed",
+            Self::Server { error, .. } if error.demands_tls() => "TlsFailed",
             Self::Server { .. } => "ServerError",
             Self::Protocol { .. } => "ProtocolViolation",
             Self::Authentication { .. } => "AuthFailed",
@@ -114,8 +151,14 @@ impl Category for Error {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::ConnectionString(_) | Self::Authentication { .. } => Retry::Never,
-            Self::Server { error, .. } if error.is_authentication() => Retry::Never,
+            Self::ConnectionString(_)
+            | Self::Authentication { .. }
+            | Self::TlsNotOffered { .. }
+            | Self::Tls { .. }
+            | Self::TrustedCertificates { .. } => Retry::Never,
+            Self::Server { error, .. } if error.is_authentication() || error.demands_tls() => {
+                Retry::Never
+            }
             _ => Retry::Backoff,
         }
     }
@@ -126,5 +169,11 @@ impl ServerError {
     /// class 28, invalid authorization.
     pub fn is_authentication(&self) -> bool {
         self.code.starts_with("28")
+    }
+
+    /// Whether the peer refuses to go on without TLS (`libs/postgres_backend/src/lib.rs`
+    /// of Neon).
+    pub fn demands_tls(&self) -> bool {
+        self.message == "must connect with TLS"
     }
 }

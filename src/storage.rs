@@ -16,4 +16,4 @@ pub mod safekeeper;
 pub mod timelines;
 pub mod wal_store;
 
-pub use cluster::{Error, Storage, StorageConfig, StorageOptions, start, start_with};
+pub use cluster::{Error, NodeTls, Storage, StorageConfig, StorageOptions, start, start_with};

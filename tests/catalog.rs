@@ -38,6 +38,7 @@ fn spec(roles: Vec<Role>, databases: Vec<Database>) -> ComputeSpec {
         pageservers: ShardMap::default(),
         storage_controller: None,
         storage_token: None,
+        storage_tls: glowplug::spec::StorageTls::default(),
         roles,
         databases,
         delta_operations: Vec::new(),

@@ -54,6 +54,7 @@ fn spec() -> ComputeSpec {
         pageservers: ShardMap::default(),
         storage_controller: None,
         storage_token: None,
+        storage_tls: crate::spec::StorageTls::default(),
         roles: Vec::new(),
         databases: Vec::new(),
         delta_operations: Vec::new(),

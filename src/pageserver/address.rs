@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Error;
+use crate::access::Access;
 use crate::pgwire::ConnectConfig;
 use crate::secret::Secret;
 use crate::spec::{ComputeMode, PageserverProtocol, ShardLocation};
@@ -14,12 +15,27 @@ const APPLICATION_NAME: &str = "compute_ctl";
 
 /// How to connect to the page service of a shard. The token replaces any password in
 /// the address, as in `compute_tools/src/compute.rs` of Neon.
-pub(super) fn page_service(
+pub(super) async fn page_service(
     location: &ShardLocation,
     protocol: PageserverProtocol,
     mode: ComputeMode,
-    token: Option<&Secret>,
+    access: &Access,
+    token: Option<Secret>,
     connect_timeout: Duration,
+) -> Result<ConnectConfig, Error> {
+    let mut config = parse(location, protocol, mode, token)?;
+    let shard = location.index;
+    let tls = access.trust.tls(&config.tls_options).await;
+    config.tls = tls.map_err(|source| Error::Connect { shard, source })?;
+    config.connect_timeout = connect_timeout;
+    Ok(config)
+}
+
+fn parse(
+    location: &ShardLocation,
+    protocol: PageserverProtocol,
+    mode: ComputeMode,
+    token: Option<Secret>,
 ) -> Result<ConnectConfig, Error> {
     let shard = location.index;
     if protocol == PageserverProtocol::Grpc {
@@ -33,10 +49,9 @@ pub(super) fn page_service(
     config
         .parameters
         .retain(|(name, _)| !ours.contains(&name.as_str()));
-    if let Some(token) = token {
-        config.password = Some(token.clone());
+    if token.is_some() {
+        config.password = token;
     }
-    config.connect_timeout = connect_timeout;
     Ok(config
         .parameter("application_name", APPLICATION_NAME)
         .parameter("options", format!("-c neon.compute_mode={}", word(mode))))
@@ -68,14 +83,8 @@ mod tests {
     }
 
     fn config(libpq: Option<&str>, protocol: PageserverProtocol) -> Result<ConnectConfig, Error> {
-        let token = Secret::new("token");
-        page_service(
-            &location(libpq),
-            protocol,
-            ComputeMode::Static(Lsn(8)),
-            Some(&token),
-            Duration::from_secs(1),
-        )
+        let (mode, token) = (ComputeMode::Static(Lsn(8)), Secret::new("token"));
+        parse(&location(libpq), protocol, mode, Some(token))
     }
 
     #[test]

@@ -123,9 +123,11 @@ async fn connect_with(
         request.location,
         request.protocol,
         request.compute_mode,
-        token.as_ref(),
+        request.access,
+        token,
         request.connect_limit,
-    )?;
+    )
+    .await?;
     let started = Instant::now();
     let connection = log_in(&config, request.location.index).await?;
     Ok(Connected {

@@ -67,9 +67,11 @@ async fn by_libpq(request: &LeaseRequest<'_>, token: Option<Secret>) -> Result<L
         request.location,
         request.protocol,
         ComputeMode::Static(request.lsn),
-        token.as_ref(),
+        request.access,
+        token,
         request.deadline,
-    )?;
+    )
+    .await?;
     let peer = config.peer();
     let command = command(request);
     let failed = |source| Error::Lease {

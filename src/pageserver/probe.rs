@@ -90,9 +90,11 @@ async fn probe_with(
         request.location,
         PageserverProtocol::Libpq,
         ComputeMode::Primary,
-        token.as_ref(),
+        request.access,
+        token,
         request.deadline,
-    )?;
+    )
+    .await?;
     let peer = config.peer();
     let started = Instant::now();
     let failed = |problem: &str, source| Error::Pagestream {

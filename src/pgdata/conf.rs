@@ -9,6 +9,7 @@
 
 mod audit;
 mod neon;
+pub(super) mod storage_tls;
 mod vanilla;
 mod writer;
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, fchown, symlink};
 use std::path::Path;
 
+use super::conf::storage_tls::authorities_file;
 use super::conf::{PASSWORD_FILE, TEMP_OVERRIDE};
 use super::{ConfFacts, Error, hba, io_error, render_postgresql_conf};
 use crate::process::RunAs;
@@ -22,8 +23,8 @@ const ZENITH_SIGNAL: &str = "zenith.signal";
 /// precedes its LSN (`pageserver/src/basebackup.rs`).
 const READ_ONLY: &str = "PREV LSN: invalid";
 
-/// Writes postgresql.conf, replacing the old one in one step: postgres may be reading
-/// it. Blocks.
+/// Writes postgresql.conf and what it refers to, replacing the old one in one step:
+/// postgres may be reading it. Blocks.
 ///
 /// # Errors
 ///
@@ -34,6 +35,9 @@ pub fn write_conf(
     facts: &ConfFacts,
     owner: Option<&RunAs>,
 ) -> Result<(), Error> {
+    if let Some((name, text)) = authorities_file(spec) {
+        replace(&pgdata.join(name), text.as_bytes(), owner)?;
+    }
     let text = render_postgresql_conf(spec, facts);
     replace(&pgdata.join("postgresql.conf"), text.as_bytes(), owner)
 }

@@ -1,6 +1,7 @@
 //! An open connection: simple queries and copy streams.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
@@ -10,7 +11,8 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{ConnectConfig, Error, Frame, Host, ServerError};
+use super::tls::{handshake_failed, is_demand};
+use super::{ConnectConfig, Error, Frame, Host, ServerError, Tls};
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
@@ -63,9 +65,22 @@ impl Connection {
     }
 
     async fn connect_unbounded(config: &ConnectConfig, first: &[u8]) -> Result<Self, Error> {
+        match Box::pin(Self::connect_once(config, &config.tls, first)).await {
+            Err(error) => match &config.tls {
+                Tls::IfDemanded(tls) if is_demand(&error) => {
+                    let tls = Tls::Always(tls.clone());
+                    Box::pin(Self::connect_once(config, &tls, first)).await
+                }
+                _ => Err(error),
+            },
+            connected => connected,
+        }
+    }
+
+    async fn connect_once(config: &ConnectConfig, tls: &Tls, first: &[u8]) -> Result<Self, Error> {
         let mut connection = Self {
             peer: config.peer(),
-            stream: open(config).await?,
+            stream: open(config, tls).await?,
             input: BytesMut::with_capacity(8 * 1024),
             output: BytesMut::new(),
             parameters: Vec::new(),
@@ -564,7 +579,7 @@ async fn next_frame(
     }
 }
 
-async fn open(config: &ConnectConfig) -> Result<Stream, Error> {
+async fn open(config: &ConnectConfig, tls: &Tls) -> Result<Stream, Error> {
     let failed = |source| Error::Connect {
         peer: config.peer(),
         source,
@@ -575,9 +590,10 @@ async fn open(config: &ConnectConfig) -> Result<Stream, Error> {
                 .await
                 .map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
-            match &config.tls {
-                Some(tls) => start_tls(config, host, tls.clone(), stream).await?,
-                None => Box::new(stream),
+            match tls {
+                Tls::Never | Tls::IfDemanded(_) => Box::new(stream),
+                Tls::IfOffered(trust) => start_tls(config, host, trust, false, stream).await?,
+                Tls::Always(trust) => start_tls(config, host, trust, true, stream).await?,
             }
         }
         Host::Unix(_) => Box::new(UnixStream::connect(config.peer()).await.map_err(failed)?),
@@ -588,7 +604,8 @@ async fn open(config: &ConnectConfig) -> Result<Stream, Error> {
 async fn start_tls(
     config: &ConnectConfig,
     host: &str,
-    tls: std::sync::Arc<rustls::ClientConfig>,
+    trust: &Arc<rustls::ClientConfig>,
+    must: bool,
     mut stream: TcpStream,
 ) -> Result<Stream, Error> {
     let failed = |source| Error::Connect {
@@ -598,19 +615,21 @@ async fn start_tls(
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await.map_err(failed)?;
-    if stream.read_u8().await.map_err(failed)? != b'S' {
-        let what = "a refusal of TLS, which the spec asks for".to_owned();
-        return Err(Error::Protocol {
-            peer: config.peer(),
-            what,
-        });
+    match stream.read_u8().await.map_err(failed)? {
+        b'S' => {}
+        _ if must => {
+            let peer = config.peer();
+            return Err(Error::TlsNotOffered { peer });
+        }
+        _ => return Ok(Box::new(stream)),
     }
     let name = rustls::pki_types::ServerName::try_from(host.to_owned())
         .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
-    let stream = tokio_rustls::TlsConnector::from(tls)
-        .connect(name, stream)
-        .await;
-    Ok(Box::new(stream.map_err(failed)?))
+    let connector = tokio_rustls::TlsConnector::from(trust.clone());
+    let stream = connector.connect(name, stream).await;
+    Ok(Box::new(stream.map_err(|source| {
+        handshake_failed(config.peer(), source)
+    })?))
 }
 
 fn name(message: &Message) -> &'static str {

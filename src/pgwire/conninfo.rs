@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Error;
+use super::{Error, Tls, TlsOptions, tls_options};
 use crate::secret::Secret;
 
 /// Address of a peer.
@@ -31,8 +31,10 @@ pub struct ConnectConfig {
     pub password: Option<Secret>,
     /// Further startup parameters, such as `options` or `replication`.
     pub parameters: Vec<(String, String)>,
-    /// TLS, if wanted: the peer must then offer it.
-    pub tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    /// When the connection is encrypted.
+    pub tls: Tls,
+    /// What the connection string says of TLS: for whoever sets [`tls`](Self::tls).
+    pub tls_options: TlsOptions,
     /// Limit for resolving, connecting and authenticating together.
     pub connect_timeout: Duration,
 }
@@ -50,14 +52,17 @@ impl ConnectConfig {
             database: None,
             password: None,
             parameters: Vec::new(),
-            tls: None,
+            tls: Tls::Never,
+            tls_options: TlsOptions::default(),
             connect_timeout: Self::CONNECT_TIMEOUT,
         }
     }
 
     /// Parses `postgresql://…` or libpq's `host=… port=…` form. Several hosts in
-    /// one string are refused: each peer of storage has a string of its own.
+    /// one string are refused: each peer of storage has a string of its own. What it says
+    /// of TLS is not in force yet.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, Error> {
+        let (tls_options, text) = tls_options::split(text).ok_or(Error::ConnectionString(None))?;
         let parsed: tokio_postgres::Config = text
             .parse()
             .map_err(|e| Error::ConnectionString(Some(Box::new(e))))?;
@@ -83,7 +88,8 @@ impl ConnectConfig {
             database: parsed.get_dbname().map(str::to_owned),
             password,
             parameters,
-            tls: None,
+            tls: Tls::Never,
+            tls_options,
             connect_timeout: Self::CONNECT_TIMEOUT,
         })
     }

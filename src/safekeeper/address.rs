@@ -6,7 +6,7 @@ use super::proposer::LossKind;
 use super::refusal;
 use crate::access::Access;
 use crate::id::{TenantId, TimelineId};
-use crate::pgwire::{self, ConnectConfig};
+use crate::pgwire::{self, ConnectConfig, Tls};
 use crate::secret::Secret;
 
 /// What all connections to the safekeepers of one timeline have in common.
@@ -19,13 +19,8 @@ pub(super) struct Introduction {
 }
 
 impl Introduction {
-    /// How to connect to a safekeeper with the token as it is now; `None` if
-    /// `endpoint` is not `host:port`.
-    pub(super) fn address(&self, endpoint: &str) -> Option<ConnectConfig> {
-        self.address_with(endpoint, self.access.token.current())
-    }
-
-    fn address_with(&self, endpoint: &str, token: Option<Secret>) -> Option<ConnectConfig> {
+    /// How to connect to a safekeeper; `None` if `endpoint` is not `host:port`.
+    fn address(&self, endpoint: &str, token: Option<Secret>, tls: Tls) -> Option<ConnectConfig> {
         let (host, port) = split_endpoint(endpoint)?;
         // The safekeeper splits the options at blanks and drops a lone `-c`
         // (`safekeeper/src/handler.rs: startup`).
@@ -36,6 +31,7 @@ impl Introduction {
         let mut config = ConnectConfig::tcp(host, port, "no_user")
             .parameter("options", options)
             .password(token);
+        config.tls = tls;
         config.database = Some("replication".to_owned());
         config.connect_timeout = self.connect_timeout;
         Some(config)
@@ -53,8 +49,9 @@ impl Introduction {
     where
         F: Future<Output = Result<T, pgwire::Error>>,
     {
+        let tls = self.access.trust.for_safekeepers().await?;
         let attempt = |token| {
-            let config = self.address_with(endpoint, token);
+            let config = self.address(endpoint, token, tls.clone());
             let attempt = config.map(&connect);
             async { attempt.ok_or(pgwire::Error::ConnectionString(None))?.await }
         };
@@ -105,7 +102,7 @@ mod tests {
             access: Access::default(),
             connect_timeout: Duration::from_secs(1),
         };
-        let config = introduction.address("sk-0:5454").unwrap();
+        let config = introduction.address("sk-0:5454", None, Tls::Never).unwrap();
         let expected = "-c timeline_id=112ded66422aa5e953e5440fa5427ac4 \
                         tenant_id=9e4c8f36063c6c6e93bc20d65a820f3d";
         let options = ("options".to_owned(), expected.to_owned());

@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use postgres_protocol::message::frontend;
 
 use super::address::Introduction;
 use crate::lsn::Lsn;
-use crate::pgwire::{Connection, Row};
+use crate::pgwire::{self, ConnectConfig, Connection, Row};
 
 /// How long the answers may take together. Round trips take a fraction of a
 /// millisecond; a safekeeper that is busy syncing may take tens of them.
@@ -51,11 +51,16 @@ async fn agreement(mut answers: impl Stream<Item = Option<TimelineStatus>> + Unp
 }
 
 async fn status(introduction: &Introduction, endpoint: &str) -> Option<TimelineStatus> {
-    let config = introduction.address(endpoint)?;
     let mut query = BytesMut::new();
     frontend::query("TIMELINE_STATUS", &mut query).ok()?;
-    let mut connection = Connection::connect_eagerly(&config, &query).await.ok()?;
-    read_status(&connection.query_reply().await.ok()?)
+    let query = query.freeze();
+    let ask = |config| ask(config, query.clone());
+    read_status(&introduction.connect(endpoint, ask).await.ok()?)
+}
+
+async fn ask(config: ConnectConfig, query: Bytes) -> Result<Vec<Row>, pgwire::Error> {
+    let mut connection = Connection::connect_eagerly(&config, &query).await?;
+    connection.query_reply().await
 }
 
 /// No row means that the safekeeper does not have the timeline.

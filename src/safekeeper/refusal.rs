@@ -50,6 +50,17 @@ pub(super) fn loss(failure: &pgwire::Error) -> Loss {
         pgwire::Error::Connect { source, .. } => {
             Loss::new(LossKind::Unreachable, format!("cannot connect: {source}"))
         }
+        pgwire::Error::TlsNotOffered { .. } => Loss::new(
+            LossKind::TlsMismatch,
+            "does not offer TLS: have it serve TLS, or set the mode in storage.tls to Disable",
+        ),
+        pgwire::Error::Tls { advice, source, .. } => Loss::new(
+            LossKind::TlsMismatch,
+            format!("no TLS connection, {advice}: {source}"),
+        ),
+        pgwire::Error::TrustedCertificates { .. } => {
+            Loss::new(LossKind::Misconfigured, error::chain(failure))
+        }
         pgwire::Error::ConnectTimeout { limit, .. } => Loss::new(
             LossKind::Unreachable,
             format!("did not finish connecting within {limit:?}"),

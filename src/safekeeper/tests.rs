@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use self::stand_in::{Fault, StandIn};
 use super::proposer::tests::acceptor::Acceptor;
 use super::sync::{Error, SyncConfig, Synced, SyncedHow, sync};
-use crate::access::{Access, StorageToken};
+use crate::access::Access;
 use crate::error::Category;
 use crate::lsn::Lsn;
 use crate::secret::Secret;
@@ -34,9 +34,7 @@ fn config(safekeepers: &[StandIn]) -> SyncConfig {
 }
 
 fn with_token(token: Option<&str>) -> Access {
-    Access {
-        token: StorageToken::fixed(token.map(Secret::new)),
-    }
+    Access::with_token(token.map(Secret::new))
 }
 
 async fn three(ends: [u64; 3], faults: [Fault; 3]) -> Vec<StandIn> {

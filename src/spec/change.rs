@@ -67,6 +67,7 @@ pub const FIELDS: &[Field] = fields! {
     "storage.pageservers" Pageservers pageservers;
     "storage.storageController" Live storage_controller;
     "storage.tokenSecretRef" Live storage_token;
+    "storage.tls" Live storage_tls;
     "roles" Catalog roles;
     "databases" Catalog databases;
     "deltaOperations" Catalog delta_operations;
@@ -159,6 +160,12 @@ pub fn between(old: &ComputeSpec, new: &ComputeSpec) -> Result<Work, Errors> {
     // Postgres gets the token from its environment.
     if neon && old.storage_token != new.storage_token {
         work.restart.push("storage.tokenSecretRef".to_owned());
+    }
+    // It stands in the addresses of pageservers, and in a setting of its own for the
+    // safekeepers, which postgres reads at its start.
+    if neon && old.storage_tls != new.storage_tls {
+        work.reload = true;
+        work.restart.push("storage.tls".to_owned());
     }
     work.restart
         .extend(pending_settings(&old.postgres, &new.postgres));

@@ -8,6 +8,7 @@ use url::Url;
 use super::NeonFields;
 use crate::id::{ShardIndex, TenantId, TimelineId};
 use crate::lsn::Lsn;
+use crate::pgwire::TlsMode;
 use crate::secret::Secret;
 
 /// One compute, as it should be.
@@ -29,6 +30,9 @@ pub struct ComputeSpec {
     pub storage_controller: Option<Url>,
     /// The token that pageservers, safekeepers and the storage controller ask for.
     pub storage_token: Option<Secret>,
+    /// How connections to pageservers and safekeepers are encrypted, where their
+    /// addresses do not say.
+    pub storage_tls: StorageTls,
     /// Roles that must exist.
     pub roles: Vec<Role>,
     /// Databases that must exist.
@@ -137,6 +141,36 @@ pub struct ShardLocation {
     pub grpc: Option<String>,
     /// `http://host:9898`: management API and metrics.
     pub http: Option<String>,
+}
+
+/// How connections to storage are encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StorageTls {
+    /// When, and how far the peer's certificate is looked at; `None` leaves it open.
+    pub mode: Option<TlsMode>,
+    /// The authorities that are trusted; `None` for the system's.
+    pub roots: Option<TlsRoots>,
+}
+
+/// Certificates of authorities, in PEM form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsRoots {
+    /// The certificates themselves.
+    Pem(String),
+    /// A file of them, read again for every connection.
+    File(String),
+}
+
+impl StorageTls {
+    /// The mode in force: whoever names an authority wants it checked, and the name with
+    /// it.
+    pub fn mode(&self) -> TlsMode {
+        match (self.mode, &self.roots) {
+            (Some(mode), _) => mode,
+            (None, Some(_)) => TlsMode::VerifyFull,
+            (None, None) => TlsMode::Allow,
+        }
+    }
 }
 
 /// In [`Role::member_of`], stands for the privileged role, whatever this compute calls

@@ -13,10 +13,11 @@ use super::secrets::{Secrets, look_up};
 use super::{
     ComputeMode, ComputeSpec, Database, DeltaOperation, Errors, FieldError, Flavor,
     PageserverProtocol, Password, PostgresSpec, RemovedObjects, Role, SafekeeperSet, Setting,
-    ShardLocation, ShardMap, validate,
+    ShardLocation, ShardMap, StorageTls, TlsRoots, validate,
 };
 use crate::api::resource::{self as api, ComputeSpecSpec, SecretKeyRef, ValueType};
 use crate::id::ShardIndex;
+use crate::pgwire::TlsMode;
 use crate::secret::Secret;
 pub use to_resource::{Exported, to_resource};
 
@@ -43,8 +44,10 @@ pub fn secret_refs(resource: &ComputeSpecSpec) -> Vec<&SecretKeyRef> {
     let storage = resource.storage.iter();
     let cache = resource.local_file_cache.iter();
     let endpoint_storage = cache.filter_map(|cache| cache.endpoint_storage.as_ref());
+    let tls = storage.clone().filter_map(|storage| storage.tls.as_ref());
     let mut refs: Vec<_> = storage
         .filter_map(|storage| storage.token_secret_ref.as_ref())
+        .chain(tls.filter_map(|tls| tls.ca_secret_ref.as_ref()))
         .chain(endpoint_storage.filter_map(|storage| storage.token_secret_ref.as_ref()))
         .chain(passwords.filter_map(|password| password.secret_key_ref.as_ref()))
         .collect();
@@ -87,6 +90,7 @@ impl Resolver<'_> {
                 "spec.storage.tokenSecretRef",
                 storage.and_then(|storage| storage.token_secret_ref.as_ref()),
             ),
+            storage_tls: self.storage_tls(storage.and_then(|storage| storage.tls.as_ref())),
             roles,
             databases: resource.databases.iter().map(database).collect(),
             delta_operations: resource.delta_operations.iter().filter_map(delta).collect(),
@@ -112,6 +116,19 @@ impl Resolver<'_> {
         let path = "spec.storage.storageController.url";
         let url = &storage.storage_controller.as_ref()?.url;
         self.parse(path, url, api::HTTP_ADDRESS)
+    }
+
+    fn storage_tls(&mut self, tls: Option<&api::StorageTls>) -> StorageTls {
+        let Some(tls) = tls else {
+            return StorageTls::default();
+        };
+        let ca = self.secret("spec.storage.tls.caSecretRef", tls.ca_secret_ref.as_ref());
+        // An authority's certificate is no secret: its Secret only holds it.
+        let ca = ca.map(|pem| TlsRoots::Pem(pem.reveal().to_owned()));
+        StorageTls {
+            mode: Some(tls_mode(tls.mode)),
+            roots: ca.or_else(|| tls.ca_file.clone().map(TlsRoots::File)),
+        }
     }
 
     fn secret(&mut self, path: &str, reference: Option<&SecretKeyRef>) -> Option<Secret> {
@@ -170,6 +187,17 @@ pub(super) fn flavor(flavor: api::Flavor) -> Flavor {
     match flavor {
         api::Flavor::Neon => Flavor::Neon,
         api::Flavor::Vanilla => Flavor::Vanilla,
+    }
+}
+
+const fn tls_mode(mode: api::TlsMode) -> TlsMode {
+    match mode {
+        api::TlsMode::Disable => TlsMode::Disable,
+        api::TlsMode::Allow => TlsMode::Allow,
+        api::TlsMode::Prefer => TlsMode::Prefer,
+        api::TlsMode::Require => TlsMode::Require,
+        api::TlsMode::VerifyCa => TlsMode::VerifyCa,
+        api::TlsMode::VerifyFull => TlsMode::VerifyFull,
     }
 }
 

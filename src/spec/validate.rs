@@ -167,6 +167,15 @@ fn storage(spec: &ComputeSpecSpec, storage: &api::Storage, errors: &mut Vec<Fiel
         errors.push(FieldError::new(path, "is empty", advice));
     }
 
+    let tls = storage.tls.as_ref();
+    if tls.is_some_and(|tls| tls.ca_secret_ref.is_some() && tls.ca_file.is_some()) {
+        errors.push(FieldError::new(
+            "spec.storage.tls.caFile",
+            "stands beside caSecretRef",
+            "name the authority's certificate by caSecretRef or by caFile",
+        ));
+    }
+
     let pageservers = &storage.pageservers;
     let path = "spec.storage.pageservers";
     let count = pageservers.shards.len();

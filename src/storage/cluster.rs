@@ -18,10 +18,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::access::Access;
 use crate::id::{TenantId, TenantShardId, TimelineId};
+use crate::pgwire::TlsMode;
 use crate::process::{RunAs, Spawner};
 use crate::secret::Secret;
-use crate::spec::{SafekeeperSet, ShardMap};
+use crate::spec::{SafekeeperSet, ShardMap, StorageTls, TlsRoots};
 use crate::storage::controller::{
     Controller, ControllerConfig, PageserverNode, SafekeeperNode, http_url,
 };
@@ -62,6 +64,17 @@ pub struct StorageOptions {
     /// A newer base is made when the newest is so many bytes of WAL behind; `None`
     /// for never.
     pub compact_after: Option<u64>,
+    /// Encrypts connections to safekeepers and page services.
+    pub tls: Option<NodeTls>,
+}
+
+/// What nodes and their clients among them need for TLS.
+#[derive(Debug, Clone)]
+pub struct NodeTls {
+    /// The certificate that the nodes show, and its key.
+    pub server: Arc<rustls::ServerConfig>,
+    /// Whom the pageservers trust when they read from safekeepers.
+    pub roots: TlsRoots,
 }
 
 impl Default for StorageOptions {
@@ -71,6 +84,7 @@ impl Default for StorageOptions {
             wait_lsn_timeout: WAIT_LSN_TIMEOUT,
             fsync: true,
             compact_after: Some(COMPACT_AFTER),
+            tls: None,
         }
     }
 }
@@ -172,6 +186,7 @@ async fn start_safekeepers(
             listen: SocketAddr::new(config.listen, ports.pg),
             http_listen: SocketAddr::new(config.listen, ports.http),
             token: config.token.clone(),
+            tls: options.tls.as_ref().map(|tls| tls.server.clone()),
             fsync: options.fsync,
             ..SafekeeperConfig::new(id, dir)
         };
@@ -191,12 +206,20 @@ async fn open_timelines(
     spawner: &Spawner,
     cancel: &CancellationToken,
 ) -> Result<Timelines, Error> {
+    let access = Access::with_token(config.token.clone());
+    if let Some(tls) = &options.tls {
+        // The certificate may be for names, and they know each other by address.
+        access.trust.use_tls(&StorageTls {
+            mode: Some(TlsMode::VerifyCa),
+            roots: Some(tls.roots.clone()),
+        });
+    }
     let config = TimelinesConfig {
         dir: config.state_dir.join("timelines"),
         pg_bin_dir: config.pg_bin_dir.clone(),
         run_as: config.run_as.clone(),
         sources: safekeepers.iter().map(SafekeeperSlot::source).collect(),
-        token: config.token.clone(),
+        access,
         compact_after: options.compact_after,
     };
     Ok(Timelines::open(config, spawner, cancel.clone()).await?)
@@ -218,6 +241,7 @@ async fn start_pageservers(
                 listen: SocketAddr::new(config.listen, ports.pg),
                 http_listen: SocketAddr::new(config.listen, ports.http),
                 token: config.token.clone(),
+                tls: options.tls.as_ref().map(|tls| tls.server.clone()),
                 wait_lsn_timeout: options.wait_lsn_timeout,
             },
             locations: Arc::new(blocking(move || Locations::open(&dir)).await?),

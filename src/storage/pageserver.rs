@@ -58,6 +58,9 @@ pub struct PageserverConfig {
     pub http_listen: SocketAddr,
     /// The token that clients must have; `None` trusts everybody.
     pub token: Option<Secret>,
+    /// The certificate to show to clients of the page service, who must then use TLS
+    /// (`enable_tls_page_service_api`).
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// How long a command waits for the WAL that it asks for.
     pub wait_lsn_timeout: Duration,
 }
@@ -121,6 +124,7 @@ impl Pageserver {
             id,
             server: ServerConfig {
                 token: config.token.clone(),
+                tls: config.tls,
                 parameters: PARAMETERS,
                 ..ServerConfig::default()
             },

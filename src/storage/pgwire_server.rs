@@ -2,8 +2,8 @@
 //! a token as cleartext password, simple queries, and copy streams.
 //!
 //! Both development nodes use it; upstream's counterpart is
-//! `libs/postgres_backend/src/lib.rs`. Neither TLS nor GSS encryption is offered:
-//! these servers listen on loopback.
+//! `libs/postgres_backend/src/lib.rs`. TLS is asked for by an SSLRequest; where it is
+//! configured, nobody gets in without.
 //!
 //! # Guarantees
 //! 1. Nothing waits without end: the handshake has a limit, and so has every wait
@@ -14,12 +14,14 @@
 mod frontend;
 mod session;
 mod startup;
+mod stream;
 
 pub use frontend::{Frontend, MAX_FRAME};
 pub use session::{Column, CopyInput, CopyReceiver, CopySender, Session};
 pub use startup::{MAX_STARTUP, Startup};
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::secret::Secret;
@@ -29,6 +31,8 @@ use crate::secret::Secret;
 pub struct ServerConfig {
     /// The token that must come as the password; `None` trusts everybody.
     pub token: Option<Secret>,
+    /// The certificate to show; all connections are then encrypted.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// How long start-up and authentication may take together.
     pub handshake_limit: Duration,
     /// How long a client may stay silent. Neon's safekeeper allows 10 minutes.
@@ -41,6 +45,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             token: None,
+            tls: None,
             handshake_limit: Duration::from_mins(1),
             idle_limit: Duration::from_mins(10),
             parameters: &[],
@@ -94,3 +99,5 @@ pub enum Error {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -66,6 +66,9 @@ pub struct SafekeeperConfig {
     pub http_listen: SocketAddr,
     /// The token that clients must give; `None` trusts everybody.
     pub token: Option<Secret>,
+    /// The certificate to show to proposers and readers, who must then use TLS
+    /// (`--enable-tls-wal-service-api`).
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Whether WAL is made durable for the case that the machine crashes. Off, it
     /// survives a crash of the process only.
     pub fsync: bool,
@@ -85,6 +88,7 @@ impl SafekeeperConfig {
             listen: any,
             http_listen: any,
             token: None,
+            tls: None,
             fsync: true,
             checkpoint_interval: Duration::from_mins(5),
         }
@@ -240,6 +244,7 @@ impl Safekeeper {
         };
         let server = ServerConfig {
             token: config.token.clone(),
+            tls: config.tls.clone(),
             ..ServerConfig::default()
         };
         let accept = accept_connections(pg_listener, node.clone(), server, tasks.clone());

@@ -34,11 +34,11 @@ pub use ingest::{ReceiverStatus, WalSource};
 pub use timeline::{Timeline, WaitTimeout};
 pub use wal_files::LogEnd;
 
+use crate::access::Access;
 use crate::error::{Category, Retry};
 use crate::id::{TenantId, TimelineId};
 use crate::lsn::Lsn;
 use crate::process::{self, RunAs, Spawner};
-use crate::secret::Secret;
 use crate::storage::files::{self, blocking};
 use crate::wire::wal_record;
 use postgres::PostgresTools;
@@ -128,8 +128,8 @@ pub struct TimelinesConfig {
     pub run_as: Option<RunAs>,
     /// The safekeepers.
     pub sources: Vec<WalSource>,
-    /// The token that they ask for.
-    pub token: Option<Secret>,
+    /// How they are reached.
+    pub access: Access,
     /// A newer base is made when the newest is so many bytes of WAL behind; `None`
     /// for never.
     pub compact_after: Option<u64>,
@@ -297,7 +297,7 @@ impl Timelines {
             timeline: timeline.clone(),
             files,
             sources: self.shared.config.sources.clone(),
-            token: self.shared.config.token.clone(),
+            access: self.shared.config.access.clone(),
             cancel: self.shared.cancel.clone(),
         };
         self.shared.tasks.spawn(receiver.run());

@@ -42,6 +42,7 @@ fn spec(mode: ComputeMode) -> ComputeSpec {
         pageservers: ShardMap::default(),
         storage_controller: None,
         storage_token: None,
+        storage_tls: glowplug::spec::StorageTls::default(),
         roles: Vec::new(),
         databases: Vec::new(),
         delta_operations: Vec::new(),

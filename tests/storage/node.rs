@@ -49,7 +49,7 @@ pub(crate) async fn timelines(
         pg_bin_dir: cluster::programs::newest(),
         run_as: bench.owner.clone(),
         sources,
-        token: None,
+        access: Access::default(),
         compact_after,
     };
     let opened = Timelines::open(config, bench.spawner(), cancel.clone()).await;
@@ -95,6 +95,7 @@ impl Node {
             listen: any,
             http_listen: any,
             token: None,
+            tls: None,
             wait_lsn_timeout,
         };
         let knobs = Arc::new(Knobs::default());

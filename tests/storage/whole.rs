@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use glowplug::access::{Access, StorageToken};
+use glowplug::access::Access;
 use glowplug::error::Category;
 use glowplug::id::{ShardIndex, TenantShardId};
 use glowplug::lsn::Lsn;
@@ -34,9 +34,7 @@ fn token() -> Secret {
 
 /// Access with this token.
 fn access(token: Option<&str>) -> Access {
-    Access {
-        token: StorageToken::fixed(token.map(Secret::new)),
-    }
+    Access::with_token(token.map(Secret::new))
 }
 
 static ACCESS: LazyLock<Access> = LazyLock::new(|| access(Some("right")));
@@ -55,6 +53,7 @@ async fn start(bench: &Bench, listen: Ipv4Addr) -> Storage {
         wait_lsn_timeout: LIMIT,
         fsync: false,
         compact_after: None,
+        tls: None,
     };
     let cancel = CancellationToken::new();
     storage::start_with(config, options, bench.spawner(), cancel)

@@ -60,7 +60,7 @@ pub const LIBPQ_ADDRESS: &str = concat!(
 );
 
 /// A pageserver's gRPC address.
-pub const GRPC_ADDRESS: &str = concat!("^grpc://", authority!(), "/?$");
+pub const GRPC_ADDRESS: &str = concat!("^grpcs?://", authority!(), "/?$");
 
 /// The address of an HTTP server.
 pub const HTTP_ADDRESS: &str = concat!("^https?://", host!(), "(:", port!(), ")?(/[!-~]*)?$");

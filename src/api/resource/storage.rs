@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SecretKeyRef;
-use super::formats::{GRPC_ADDRESS, HOST_PORT, HTTP_ADDRESS, LIBPQ_ADDRESS};
+use super::formats::{ABSOLUTE_PATH, GRPC_ADDRESS, HOST_PORT, HTTP_ADDRESS, LIBPQ_ADDRESS};
 
 /// Where the write-ahead log and the pages live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +21,51 @@ pub struct Storage {
     /// The token that safekeepers, pageservers and storage controller ask for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretKeyRef>,
+    /// How connections to safekeepers and pageservers are encrypted. Without it, as they
+    /// insist, and whoever they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<StorageTls>,
+}
+
+/// How connections to safekeepers and pageservers are encrypted. What a pageserver's
+/// libpq address says (`sslmode`, `sslrootcert`) counts more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.caSecretRef) || !has(self.caFile)",
+    "message": "name the authority's certificate by caSecretRef or by caFile",
+    "fieldPath": ".caFile"
+}]))]
+pub struct StorageTls {
+    /// When to encrypt, and how far to look at the certificate.
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// Certificates of the authorities to trust, in PEM form; without it and `caFile` the
+    /// system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// The same in a file of the compute's container, read again when it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096), regex(pattern = ABSOLUTE_PATH))]
+    pub ca_file: Option<String>,
+}
+
+/// When to encrypt, and how far to look at the certificate: libpq's sslmode.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TlsMode {
+    /// Never.
+    Disable,
+    /// Only where the other side insists.
+    Allow,
+    /// Where the other side offers it.
+    Prefer,
+    /// Always. Whose certificate it is, is looked at only if an authority is named.
+    Require,
+    /// Always, with a certificate of a trusted authority.
+    VerifyCa,
+    /// Always, with a certificate of a trusted authority for the other side's name.
+    #[default]
+    VerifyFull,
 }
 
 /// The safekeepers of the timeline.
@@ -109,7 +154,7 @@ pub struct Shard {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255), regex(pattern = LIBPQ_ADDRESS))]
     pub libpq: Option<String>,
-    /// `grpc://host:51051`.
+    /// `grpc://host:51051`; `grpcs://` where a proxy before the pageserver serves TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255), regex(pattern = GRPC_ADDRESS))]
     pub grpc: Option<String>,

@@ -39,6 +39,7 @@ fn spec(roles: Vec<Role>, databases: Vec<Database>) -> ComputeSpec {
         pageservers: ShardMap::default(),
         storage_controller: None,
         storage_token: None,
+        storage_tls: crate::spec::StorageTls::default(),
         roles,
         databases,
         delta_operations: Vec::new(),

@@ -1,6 +1,8 @@
 //! The lines for Neon's postgres, in upstream's order.
 
-use super::{ConfFacts, Writer, audit, locales, settings, shared_memory, temp_override};
+use super::{
+    ConfFacts, Writer, audit, locales, settings, shared_memory, storage_tls, temp_override,
+};
 use crate::spec::{ComputeMode, ComputeSpec};
 
 pub(super) fn render(spec: &ComputeSpec, facts: &ConfFacts, conf: &mut Writer) {
@@ -35,6 +37,9 @@ fn pageservers(spec: &ComputeSpec, conf: &mut Writer) {
     let addresses: Option<Vec<&str>> = shards.map(|shard| shard.libpq.as_deref()).collect();
     match addresses {
         Some(addresses) if !addresses.is_empty() => {
+            let tls = storage_tls::options(spec);
+            let address = |address| storage_tls::address(address, &tls);
+            let addresses: Vec<_> = addresses.into_iter().map(address).collect();
             conf.text("neon.pageserver_connstring", &addresses.join(","));
         }
         // A list with a hole would send requests to the wrong shard.
@@ -53,6 +58,10 @@ fn safekeepers(spec: &ComputeSpec, conf: &mut Writer) {
         None => endpoints,
     };
     conf.text("neon.safekeepers", &value);
+    let tls = storage_tls::options(spec);
+    if !tls.is_empty() {
+        conf.text("neon.safekeeper_conninfo_options", &tls.to_conninfo());
+    }
 }
 
 fn identity(spec: &ComputeSpec, conf: &mut Writer) {

@@ -55,6 +55,7 @@ fn spec(flavor: Flavor) -> ComputeSpec {
         },
         storage_controller: None,
         storage_token: None,
+        storage_tls: crate::spec::StorageTls::default(),
         roles: Vec::new(),
         databases: Vec::new(),
         delta_operations: Vec::new(),

@@ -14,7 +14,9 @@
 
 use std::fmt::Write as _;
 
-use super::{ConfFacts, PASSWORD_FILE, Writer, locales, settings, shared_memory, temp_override};
+use super::{
+    ConfFacts, PASSWORD_FILE, Writer, locales, settings, shared_memory, storage_tls, temp_override,
+};
 use crate::spec::{ComputeMode, ComputeSpec};
 
 /// Application name of the WAL relay, which `synchronous_standby_names` waits for.
@@ -93,6 +95,10 @@ fn primary_conninfo(spec: &ComputeSpec, facts: &ConfFacts) -> Option<String> {
         ports.join(","),
         quote_conninfo(&options),
     );
+    let tls = storage_tls::options(spec);
+    if !tls.is_empty() {
+        let _ = write!(conninfo, " {}", tls.to_conninfo());
+    }
     if facts.safekeeper_token {
         let _ = write!(conninfo, " passfile={PASSWORD_FILE}");
     }

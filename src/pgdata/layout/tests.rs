@@ -26,6 +26,7 @@ fn spec(flavor: Flavor, mode: ComputeMode) -> ComputeSpec {
         pageservers: ShardMap::default(),
         storage_controller: None,
         storage_token: Some(Secret::new("a:b")),
+        storage_tls: crate::spec::StorageTls::default(),
         roles: Vec::new(),
         databases: Vec::new(),
         delta_operations: Vec::new(),

@@ -74,6 +74,7 @@ impl Reader<'_> {
         let mode = self.mode(spec.mode);
         let safekeepers = self.safekeepers(spec, &settings);
         let pageservers = self.pageservers(spec, &settings, flavor);
+        let storage_tls = self.storage_tls(extras.storage_tls.unwrap_or_default());
         let roles = self.roles(spec);
         let databases = self.databases(spec);
         let delta_operations = self.deltas(spec.delta_operations.as_deref().unwrap_or_default());
@@ -93,6 +94,7 @@ impl Reader<'_> {
             pageservers,
             storage_controller: extras.storage_controller,
             storage_token: spec.storage_auth_token.clone(),
+            storage_tls,
             roles,
             databases,
             delta_operations,

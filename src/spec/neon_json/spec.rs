@@ -298,6 +298,24 @@ pub struct SpecExtras {
     /// Whether objects that the spec no longer lists are dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removed_objects: Option<RemovedObjects>,
+    /// How connections to storage are encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_tls: Option<StorageTlsExtras>,
+}
+
+/// How connections to storage are encrypted, in libpq's words.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StorageTlsExtras {
+    /// `disable` to `verify-full`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Certificates of the authorities to trust, in PEM form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// The same in a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
 }
 
 /// What glowplug adds to a role.

@@ -8,12 +8,13 @@ use super::{
     GenericOption, JwksSettings, LocalProxySpec, Mode, PageserverConnectionInfo, PageserverExtras,
     PageserverProtocol as Protocol, PageserverShardConnectionInfo, PageserverShardInfo,
     PgComputeTlsSettings, RemoteExtSpec, RemovedObjects as Removed, Role, RoleExtras, Spec,
-    SpecExtras,
+    SpecExtras, StorageTlsExtras,
 };
 use crate::spec::{
     AuditLevel, ComputeMode, ComputeSpec, DeltaOperation, Flavor, LocalProxy, PRIVILEGED_ROLE,
     PageserverProtocol, Password, RemoteExtensions, RemovedObjects, Setting, ShardMap,
 };
+use crate::spec::{StorageTls, TlsRoots};
 
 /// The specification in Neon's JSON. What Neon has no word for stands under `glowplug`.
 pub fn to_spec(spec: &ComputeSpec) -> Spec {
@@ -78,8 +79,23 @@ fn extras(spec: &ComputeSpec) -> Option<SpecExtras> {
             RemovedObjects::Keep => None,
             RemovedObjects::Drop => Some(Removed::Drop),
         },
+        storage_tls: storage_tls(&spec.storage_tls),
     };
     (extras != SpecExtras::default()).then_some(extras)
+}
+
+fn storage_tls(tls: &StorageTls) -> Option<StorageTlsExtras> {
+    let (ca, ca_file) = match &tls.roots {
+        Some(TlsRoots::Pem(text)) => (Some(text.clone()), None),
+        Some(TlsRoots::File(path)) => (None, Some(path.clone())),
+        None => (None, None),
+    };
+    let extras = StorageTlsExtras {
+        mode: tls.mode.map(|mode| mode.to_string()),
+        ca,
+        ca_file,
+    };
+    (extras != StorageTlsExtras::default()).then_some(extras)
 }
 
 fn cluster(spec: &ComputeSpec) -> Cluster {

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use crate::api::resource::{self as api, ComputeSpecSpec, SecretKeyRef, ValueType};
+use crate::pgwire::TlsMode;
 use crate::secret::Secret;
 use crate::spec::{
     AuditLevel, ComputeMode, ComputeSpec, Database, DeltaOperation, Flavor, JwksSettings,
     LocalProxy, NeonFields, PageserverProtocol, Password, RemoteExtensions, RemovedObjects, Role,
-    Setting, ShardLocation, validate,
+    Setting, ShardLocation, StorageTls, TlsRoots, validate,
 };
 
 /// A resource's `spec` and the Secret that it refers to.
@@ -156,6 +157,32 @@ impl Vault<'_> {
                 url: url.to_string(),
             }),
             token_secret_ref: token.map(|token| self.keep("storage-token", token)),
+            tls: self.storage_tls(&spec.storage_tls),
+        })
+    }
+
+    fn storage_tls(&mut self, tls: &StorageTls) -> Option<api::StorageTls> {
+        if *tls == StorageTls::default() {
+            return None;
+        }
+        let pem = |pem: &String| Secret::new(pem.clone());
+        Some(api::StorageTls {
+            mode: match tls.mode() {
+                TlsMode::Disable => api::TlsMode::Disable,
+                TlsMode::Allow => api::TlsMode::Allow,
+                TlsMode::Prefer => api::TlsMode::Prefer,
+                TlsMode::Require => api::TlsMode::Require,
+                TlsMode::VerifyCa => api::TlsMode::VerifyCa,
+                TlsMode::VerifyFull => api::TlsMode::VerifyFull,
+            },
+            ca_secret_ref: match &tls.roots {
+                Some(TlsRoots::Pem(text)) => Some(self.keep("storage-ca", &pem(text))),
+                _ => None,
+            },
+            ca_file: match &tls.roots {
+                Some(TlsRoots::File(path)) => Some(path.clone()),
+                _ => None,
+            },
         })
     }
 

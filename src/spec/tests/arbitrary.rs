@@ -6,9 +6,11 @@ use std::num::NonZeroU64;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample;
 
 use crate::id::{ShardIndex, TenantId, TimelineId};
 use crate::lsn::Lsn;
+use crate::pgwire::TlsMode;
 use crate::secret::Secret;
 use crate::spec::{
     AuditLevel, ComputeMode, ComputeSpec, Database, Databricks, DeltaOperation, ExtensionData,
@@ -16,6 +18,7 @@ use crate::spec::{
     RemoteExtensions, RemovedObjects, Role, SafekeeperSet, Setting, ShardLocation, ShardMap,
     owned_setting,
 };
+use crate::spec::{StorageTls, TlsRoots};
 
 /// Stands in every made-up secret.
 pub(super) const MARKER: &str = "hunter2";
@@ -27,6 +30,7 @@ pub(super) fn compute_spec() -> impl Strategy<Value = ComputeSpec> {
         shard_map(),
         option::of(host()),
         option::of(secret()),
+        storage_tls(),
     );
     let catalog = (
         unique(role(), |role| role.name.clone()),
@@ -37,7 +41,8 @@ pub(super) fn compute_spec() -> impl Strategy<Value = ComputeSpec> {
     );
     (identity, postgres(), storage, catalog, neon_fields()).prop_map(
         |((tenant, timeline, mode), postgres, storage, catalog, neon)| {
-            let (mut safekeepers, mut pageservers, controller, storage_token) = storage;
+            let (mut safekeepers, mut pageservers, controller, storage_token, storage_tls) =
+                storage;
             let (roles, databases, delta_operations, drop, skip_catalog_updates) = catalog;
             if mode == ComputeMode::Primary && safekeepers.endpoints.is_empty() {
                 safekeepers.endpoints.push("sk-1:5454".to_owned());
@@ -58,6 +63,7 @@ pub(super) fn compute_spec() -> impl Strategy<Value = ComputeSpec> {
                 storage_controller: controller
                     .map(|host| format!("http://{host}:1234/").parse().unwrap()),
                 storage_token,
+                storage_tls,
                 roles,
                 databases,
                 delta_operations,
@@ -90,6 +96,26 @@ fn mode() -> impl Strategy<Value = ComputeMode> {
         Just(ComputeMode::Replica),
         (1..=u64::MAX).prop_map(|lsn| ComputeMode::Static(Lsn(lsn))),
     ]
+}
+
+fn storage_tls() -> impl Strategy<Value = StorageTls> {
+    let mode = sample::select(vec![
+        TlsMode::Disable,
+        TlsMode::Allow,
+        TlsMode::Prefer,
+        TlsMode::Require,
+        TlsMode::VerifyCa,
+        TlsMode::VerifyFull,
+    ]);
+    let roots = prop_oneof![
+        "[!-~]{1,20}".prop_map(TlsRoots::Pem),
+        "/[a-z]{1,9}".prop_map(TlsRoots::File),
+    ];
+    let named = (mode, option::of(roots)).prop_map(|(mode, roots)| StorageTls {
+        mode: Some(mode),
+        roots,
+    });
+    prop_oneof![Just(StorageTls::default()), named]
 }
 
 fn host() -> impl Strategy<Value = String> {

@@ -1,15 +1,17 @@
 //! An accepted connection: queries and their answers, and copy streams.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use super::frontend::Frontend;
 use super::startup::{Startup, StartupPacket};
+use super::stream::{self, Reader, Writer};
 use super::{Error, ServerConfig};
 use crate::secret::Secret;
 
@@ -327,7 +329,7 @@ impl CopySender {
 struct Input {
     peer: SocketAddr,
     idle_limit: std::time::Duration,
-    reader: OwnedReadHalf,
+    reader: Reader,
     buffer: BytesMut,
 }
 
@@ -378,7 +380,7 @@ impl Input {
 struct Output {
     peer: SocketAddr,
     limit: std::time::Duration,
-    writer: OwnedWriteHalf,
+    writer: Writer,
     buffer: BytesMut,
 }
 
@@ -415,7 +417,11 @@ impl Output {
 
     async fn flush(&mut self) -> Result<(), Error> {
         let (peer, limit) = (self.peer, self.limit);
-        let written = timeout(limit, self.writer.write_all_buf(&mut self.buffer)).await;
+        let writing = async {
+            self.writer.write_all_buf(&mut self.buffer).await?;
+            self.writer.flush().await
+        };
+        let written = timeout(limit, writing).await;
         written
             .map_err(|_| Error::Idle { peer, limit })?
             .map_err(|source| Error::Broken { peer, source })
@@ -428,22 +434,15 @@ async fn handshake(
     config: &ServerConfig,
     check: impl FnOnce(&Startup) -> Result<(), String>,
 ) -> Result<Option<Session>, Error> {
-    let (reader, writer) = stream.into_split();
-    let mut input = Input {
-        peer,
-        idle_limit: config.idle_limit,
-        reader,
-        buffer: BytesMut::new(),
-    };
-    let mut output = Output {
-        peer,
-        limit: config.idle_limit,
-        writer,
-        buffer: BytesMut::new(),
-    };
-    let Some(startup) = read_startup(&mut input, &mut output).await? else {
+    let (input, output) = ends(stream::plain(stream), peer, config);
+    let Some(opened) = open(input, output, config).await? else {
         return Ok(None);
     };
+    let Opened {
+        mut input,
+        mut output,
+        startup,
+    } = opened;
     check(&startup).map_err(|what| input.protocol(what))?;
     if let Some(token) = &config.token
         && !authenticate(&mut input, &mut output, token).await?
@@ -469,13 +468,69 @@ async fn handshake(
     }))
 }
 
-async fn read_startup(input: &mut Input, output: &mut Output) -> Result<Option<Startup>, Error> {
+fn ends(
+    (reader, writer): (Reader, Writer),
+    peer: SocketAddr,
+    config: &ServerConfig,
+) -> (Input, Output) {
+    let input = Input {
+        peer,
+        idle_limit: config.idle_limit,
+        reader,
+        buffer: BytesMut::new(),
+    };
+    let output = Output {
+        peer,
+        limit: config.idle_limit,
+        writer,
+        buffer: BytesMut::new(),
+    };
+    (input, output)
+}
+
+/// A client that has said what it wants.
+struct Opened {
+    input: Input,
+    output: Output,
+    startup: Startup,
+}
+
+/// Reads what comes before a session, up to the start-up message; `None` if none comes.
+async fn open(
+    mut input: Input,
+    mut output: Output,
+    config: &ServerConfig,
+) -> Result<Option<Opened>, Error> {
+    let mut encrypted = false;
     loop {
         let parsed = StartupPacket::parse(&mut input.buffer);
         match parsed.map_err(|what| input.protocol(what))? {
-            Some(StartupPacket::Startup(startup)) => return Ok(Some(startup)),
+            Some(StartupPacket::Startup(_)) if config.tls.is_some() && !encrypted => {
+                output.error("XX000", "must connect with TLS");
+                output.flush().await?;
+                return Ok(None);
+            }
+            Some(StartupPacket::Startup(startup)) => {
+                return Ok(Some(Opened {
+                    input,
+                    output,
+                    startup,
+                }));
+            }
             Some(StartupPacket::Cancel) => return Ok(None),
-            Some(StartupPacket::Encryption) => {
+            Some(StartupPacket::Tls) => match &config.tls {
+                Some(tls) if !encrypted => {
+                    output.buffer.put_u8(b'S');
+                    output.flush().await?;
+                    (input, output) = encrypt(input, output, tls, config).await?;
+                    encrypted = true;
+                }
+                _ => {
+                    output.buffer.put_u8(b'N');
+                    output.flush().await?;
+                }
+            },
+            Some(StartupPacket::GssEncryption) => {
                 output.buffer.put_u8(b'N');
                 output.flush().await?;
             }
@@ -483,6 +538,30 @@ async fn read_startup(input: &mut Input, output: &mut Output) -> Result<Option<S
             None => return Ok(None),
         }
     }
+}
+
+async fn encrypt(
+    input: Input,
+    output: Output,
+    tls: &Arc<rustls::ServerConfig>,
+    config: &ServerConfig,
+) -> Result<(Input, Output), Error> {
+    let peer = input.peer;
+    let protocol = |what: &str| Error::Protocol {
+        peer,
+        what: what.to_owned(),
+    };
+    // It would count as if it had been encrypted.
+    if !input.buffer.is_empty() {
+        return Err(protocol(
+            "something between its SSLRequest and the handshake",
+        ));
+    }
+    let stream = stream::reunite(input.reader, output.writer);
+    let stream = stream.ok_or_else(|| protocol("a second SSLRequest"))?;
+    let accepted = TlsAcceptor::from(tls.clone()).accept(stream).await;
+    let accepted = accepted.map_err(|source| Error::Broken { peer, source })?;
+    Ok(ends(stream::encrypted(accepted), peer, config))
 }
 
 /// Asks for the token; `false` if the client leaves instead.

@@ -14,8 +14,10 @@ const GSSENC_REQUEST: u32 = 80_877_104;
 /// A packet that has no type byte.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StartupPacket {
-    /// SSLRequest or GSSENCRequest: answered with one byte.
-    Encryption,
+    /// SSLRequest: answered with one byte.
+    Tls,
+    /// GSSENCRequest: refused with one byte.
+    GssEncryption,
     /// CancelRequest: the connection is closed without an answer.
     Cancel,
     /// A session is wanted.
@@ -85,7 +87,8 @@ impl StartupPacket {
         let mut packet = buffer.split_to(length);
         packet.advance(4);
         match packet.get_u32() {
-            SSL_REQUEST | GSSENC_REQUEST => Ok(Some(Self::Encryption)),
+            SSL_REQUEST => Ok(Some(Self::Tls)),
+            GSSENC_REQUEST => Ok(Some(Self::GssEncryption)),
             CANCEL_REQUEST => Ok(Some(Self::Cancel)),
             _ => Ok(Some(Self::Startup(parse_parameters(&packet)?))),
         }

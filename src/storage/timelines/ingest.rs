@@ -23,6 +23,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::wal_files::WalFiles;
 use super::{Error, Timeline};
+use crate::access::Access;
 use crate::backoff::Backoff;
 use crate::error::chain;
 use crate::lsn::Lsn;
@@ -120,7 +121,7 @@ pub(super) struct Receiver {
     pub(super) timeline: Arc<Timeline>,
     pub(super) files: WalFiles,
     pub(super) sources: Vec<WalSource>,
-    pub(super) token: Option<Secret>,
+    pub(super) access: Access,
     pub(super) cancel: CancellationToken,
 }
 
@@ -144,7 +145,7 @@ impl Receiver {
         };
         for source in self.sources.iter().cycle() {
             let before = stream.timeline.end();
-            let left = stream.follow(source, self.token.as_ref()).await;
+            let left = stream.follow(source, &self.access).await;
             stream
                 .timeline
                 .receiver
@@ -173,8 +174,8 @@ struct Stream {
 
 impl Stream {
     /// Follows one safekeeper until there is a reason to leave it.
-    async fn follow(&mut self, source: &WalSource, token: Option<&Secret>) -> Left {
-        match self.try_follow(source, token).await {
+    async fn follow(&mut self, source: &WalSource, access: &Access) -> Left {
+        match self.try_follow(source, access).await {
             Ok(never) => match never {},
             Err(left) => left,
         }
@@ -183,7 +184,7 @@ impl Stream {
     async fn try_follow(
         &mut self,
         source: &WalSource,
-        token: Option<&Secret>,
+        access: &Access,
     ) -> Result<std::convert::Infallible, Left> {
         let id = source.id;
         let broken = |source| Left::Broken { id, source };
@@ -195,7 +196,9 @@ impl Stream {
         let start = files.end().last_record_lsn;
         let command = format!("START_REPLICATION PHYSICAL {start}");
         let connected = timeout(CONNECT_LIMIT, async {
-            let connection = Connection::connect(&self.config(source, token)).await?;
+            let mut config = self.config(source, access.token.current());
+            config.tls = access.trust.for_safekeepers().await?;
+            let connection = Connection::connect(&config).await?;
             connection.copy_both(&command).await
         });
         let copy = connected
@@ -225,7 +228,7 @@ impl Stream {
         }
     }
 
-    fn config(&self, source: &WalSource, token: Option<&Secret>) -> ConnectConfig {
+    fn config(&self, source: &WalSource, token: Option<Secret>) -> ConnectConfig {
         let options = format!(
             "-c timeline_id={} tenant_id={}",
             self.timeline.timeline_id(),
@@ -234,7 +237,7 @@ impl Stream {
         let mut config = ConnectConfig::tcp(&source.host, source.port, "pageserver")
             .parameter("options", options)
             .parameter("application_name", "pageserver")
-            .password(token.cloned());
+            .password(token);
         config.connect_timeout = CONNECT_LIMIT;
         config
     }

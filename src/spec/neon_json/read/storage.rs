@@ -1,6 +1,7 @@
 //! Where a specification in Neon's JSON says that safekeepers and pageservers are.
 
 use super::super::legacy::{Located, Settings, split_safekeepers};
+use super::super::spec::StorageTlsExtras;
 use super::super::{Mode, Spec};
 use super::super::{PageserverConnectionInfo, PageserverProtocol as Protocol, PageserverShardInfo};
 use super::Reader;
@@ -8,7 +9,8 @@ use crate::id::ShardIndex;
 use crate::pgwire::ConnectConfig;
 use crate::spec::field_error::join;
 use crate::spec::{
-    FieldError, Flavor, PageserverProtocol, SafekeeperSet, ShardLocation, ShardMap, validate,
+    FieldError, Flavor, PageserverProtocol, SafekeeperSet, ShardLocation, ShardMap, StorageTls,
+    TlsRoots, validate,
 };
 
 /// Where a pageserver's page service listens if its address does not say.
@@ -67,6 +69,28 @@ impl Reader<'_> {
                 .push(format!("{path} is read as {endpoint}: write host:port"));
         }
         endpoint.to_owned()
+    }
+
+    pub(super) fn storage_tls(&mut self, tls: StorageTlsExtras) -> StorageTls {
+        let field = "glowplug.storage_tls";
+        let mode = tls.mode.and_then(|text| {
+            let mode = text.parse().ok();
+            if mode.is_none() {
+                let problem = format!("{} is no mode", validate::quoted(&text));
+                let advice = "write disable, allow, prefer, require, verify-ca or verify-full";
+                self.error(&format!("{field}.mode"), problem, advice);
+            }
+            mode
+        });
+        let roots = match (tls.ca, tls.ca_file) {
+            (Some(_), Some(_)) => {
+                let advice = "give the authority's certificate or its file";
+                self.error(field, "has ca and ca_file", advice);
+                None
+            }
+            (ca, file) => ca.map(TlsRoots::Pem).or(file.map(TlsRoots::File)),
+        };
+        StorageTls { mode, roots }
     }
 
     pub(super) fn pageservers(
@@ -262,5 +286,6 @@ impl Reader<'_> {
 }
 
 fn is_grpc(address: &str) -> bool {
-    url::Url::parse(address).is_ok_and(|url| url.scheme() == "grpc" && url.has_host())
+    url::Url::parse(address)
+        .is_ok_and(|url| matches!(url.scheme(), "grpc" | "grpcs") && url.has_host())
 }
