@@ -20,6 +20,7 @@ mod collector;
 pub mod control;
 pub mod dev_key;
 mod external;
+mod heartbeat;
 mod internal;
 mod listener;
 mod observe;
@@ -148,6 +149,7 @@ pub async fn serve(
         parse_spec: config.parse_spec,
     };
     let tasks = TaskTracker::new();
+    owner.watch(&tasks, cancel.clone());
     let servers = [
         ("external", external.0, routes.router()),
         (

@@ -153,11 +153,20 @@ impl Error {
             || matches!(self, Self::Relay(_)) && !self.is_takeover()
     }
 
+    /// Whether postgres refused its configuration.
+    pub fn is_configuration_refused(&self) -> bool {
+        match self {
+            Self::ConfigurationRefused(_) => true,
+            Self::Postgres(source) => source.category() == "ConfigurationRefused",
+            _ => false,
+        }
+    }
+
     /// The exit code of a process that gives up for this reason.
     pub fn ending(&self) -> Ending {
         match self {
             Self::Pgdata { .. } => Ending::CannotCreate,
-            Self::ConfigurationRefused(_) => Ending::ConfigurationRefused,
+            _ if self.is_configuration_refused() => Ending::ConfigurationRefused,
             Self::NoPageserver | Self::VersionMismatch { .. } => Ending::SpecInvalid,
             Self::StorageWait { source, .. } => match source.ending() {
                 Ending::CredentialsRefused => Ending::CredentialsRefused,
@@ -169,9 +178,6 @@ impl Error {
                     "DiskFull" => Ending::CannotCreate,
                     _ => Ending::StorageUnavailable,
                 }
-            }
-            Self::Postgres(source) if source.category() == "ConfigurationRefused" => {
-                Ending::ConfigurationRefused
             }
             _ => Ending::Internal,
         }

@@ -14,6 +14,7 @@ mod termination;
 mod timers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -35,13 +36,15 @@ use super::{Inputs, Outputs};
 use crate::api::status::ComputeState;
 use crate::error::chain;
 use crate::process::Spawner;
-use crate::report::{self, EventKind, PostgresPhase, Snapshot};
+use crate::report::{self, EventKind, PostgresPhase, Snapshot, StepFacts};
 use crate::spec::revision::Revision;
 use jobs::Job;
 pub(super) use jobs::JobDone;
 use requests::Waiters;
 use timers::Timers;
 
+/// The snapshot is published at least this often: it is the owner's sign of life.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Facts that may wait for the owner. Jobs wait when it is full.
 const FACT_QUEUE: usize = 64;
 
@@ -132,7 +135,8 @@ enum Wake {
 
 impl Owner {
     async fn step(&mut self, inputs: &mut Inputs, facts: &mut mpsc::Receiver<Fact>) {
-        let deadline = self.timers.next();
+        let heartbeat = Instant::now() + HEARTBEAT;
+        let deadline = self.timers.next().map_or(heartbeat, |at| at.min(heartbeat));
         let wake = tokio::select! {
             biased;
             Some(signal) = inputs.signals.recv() => Wake::Signal(signal),
@@ -142,7 +146,7 @@ impl Owner {
             wake = watch_running(&mut self.running) => wake,
             Some(request) = inputs.control.recv() => Wake::Request(request),
             event = inputs.source.recv(), if !inputs.source.is_closed() => Wake::Source(event),
-            () = timers::sleep_until(deadline) => Wake::Timer,
+            () = tokio::time::sleep_until(deadline) => Wake::Timer,
         };
         match wake {
             Wake::Signal(signal) => self.on_signal(signal),
@@ -162,7 +166,29 @@ impl Owner {
         if let Fact::Misrouted(scraped) = &fact {
             self.count_misrouted(scraped);
         }
+        self.tell_retries(&fact);
         facts::apply(&mut self.snapshot, fact);
+    }
+
+    /// Tells that a step which talks to storage begins to fail, or does so for another
+    /// reason than before; it is retried meanwhile.
+    fn tell_retries(&self, fact: &Fact) {
+        let (reason, before, now) = match fact {
+            Fact::Safekeepers(now) => ("SafekeeperSyncFailed", &self.snapshot.safekeepers, now),
+            Fact::Basebackup(now) => ("BasebackupFailed", &self.snapshot.basebackup, now),
+            _ => return,
+        };
+        let category = |step: &StepFacts| match step {
+            StepFacts::Running { last_error } => last_error.as_ref().map(|error| error.0),
+            _ => None,
+        };
+        if let StepFacts::Running {
+            last_error: Some((failing, text)),
+        } = now
+            && category(before) != Some(*failing)
+        {
+            self.event(EventKind::Warning, reason, text.clone());
+        }
     }
 
     /// Makes the current facts visible to everyone who reads them.
@@ -281,6 +307,13 @@ impl Owner {
             .limits
             .failed_linger
             .map(|linger| Instant::now() + linger);
+    }
+
+    /// Whether a newer compute has the timeline.
+    fn is_fenced(&self) -> bool {
+        let relay = self.snapshot.relay.as_ref();
+        self.snapshot.state == ComputeState::Failed
+            && relay.is_some_and(|relay| relay.fenced.is_some())
     }
 
     async fn on_relay_ended(&mut self) {

@@ -477,7 +477,16 @@ impl Startup {
             ready.await.map_err(Error::Postgres)
         };
         let ready = ready.instrument(info_span!("start_postgres"));
-        let version = self.unless_interrupted(running, ready).await?.version;
+        let version = match self.unless_interrupted(running, ready).await {
+            Ok(accepting) => accepting.version,
+            Err(error) => {
+                if error.is_configuration_refused() {
+                    let failed = StepFacts::Failed("InvalidSetting", chain(&error));
+                    self.tell(Fact::Configuration(failed)).await;
+                }
+                return Err(error);
+            }
+        };
         if let Some(relay) = &running.relay {
             relay.local_accepts();
         }

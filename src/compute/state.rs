@@ -12,6 +12,8 @@
 //! * A changed spec that cannot be applied leaves the last good one in force and the
 //!   compute `Running`: the condition says so, and clients keep being served.
 //! * A postgres that ends by itself leaves `Running` at once.
+//! * Work that ends by a fault of glowplug's own counts as failed; a postgres that
+//!   served before goes on serving.
 //! * A new spec while a start-up runs is kept, and applied when the start-up is done
 //!   or replaces it when it keeps failing; it is never lost.
 
@@ -54,6 +56,8 @@ pub enum Event {
     PostgresExited,
     /// A newer compute took the timeline over.
     Fenced,
+    /// The work under way ended by a fault of glowplug's own.
+    JobLost,
     /// A fast termination was requested, by API or signal.
     TerminateFast,
     /// An immediate termination was requested, by API or signal.
@@ -64,7 +68,7 @@ pub enum Event {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::SpecAccepted,
         Self::StartupBegan,
         Self::StartupSucceeded,
@@ -79,6 +83,7 @@ impl Event {
         Self::RefreshFailed,
         Self::PostgresExited,
         Self::Fenced,
+        Self::JobLost,
         Self::TerminateFast,
         Self::TerminateImmediate,
         Self::PostgresStopped,
@@ -101,6 +106,7 @@ impl Event {
             Self::RefreshFailed => "locations unknown",
             Self::PostgresExited => "postgres ended by itself",
             Self::Fenced => "newer compute took over",
+            Self::JobLost => "internal fault",
             Self::TerminateFast => "terminate fast",
             Self::TerminateImmediate => "terminate immediate",
             Self::PostgresStopped => "postgres stopped",
@@ -127,6 +133,7 @@ pub const TRANSITIONS: &[(ComputeState, Event, ComputeState)] = &[
     (ConfigurationPending, Event::RefreshRequested, ConfigurationPending),
     (ConfigurationPending, Event::PostgresExited, Init),
     (ConfigurationPending, Event::Fenced, Failed),
+    (ConfigurationPending, Event::JobLost, ConfigurationPending),
     (ConfigurationPending, Event::TerminateFast, TerminationPendingFast),
     (ConfigurationPending, Event::TerminateImmediate, TerminationPendingImmediate),
 
@@ -137,6 +144,7 @@ pub const TRANSITIONS: &[(ComputeState, Event, ComputeState)] = &[
     (Init, Event::RefreshRequested, Init),
     (Init, Event::PostgresExited, Init),
     (Init, Event::Fenced, Failed),
+    (Init, Event::JobLost, Failed),
     (Init, Event::TerminateFast, TerminationPendingFast),
     (Init, Event::TerminateImmediate, TerminationPendingImmediate),
 
@@ -144,6 +152,7 @@ pub const TRANSITIONS: &[(ComputeState, Event, ComputeState)] = &[
     (Running, Event::RefreshRequested, RefreshConfigurationPending),
     (Running, Event::PostgresExited, Init),
     (Running, Event::Fenced, Failed),
+    (Running, Event::JobLost, Running),
     (Running, Event::TerminateFast, TerminationPendingFast),
     (Running, Event::TerminateImmediate, TerminationPendingImmediate),
 
@@ -154,6 +163,7 @@ pub const TRANSITIONS: &[(ComputeState, Event, ComputeState)] = &[
     (Configuration, Event::RefreshRequested, Configuration),
     (Configuration, Event::PostgresExited, Init),
     (Configuration, Event::Fenced, Failed),
+    (Configuration, Event::JobLost, Running),
     (Configuration, Event::TerminateFast, TerminationPendingFast),
     (Configuration, Event::TerminateImmediate, TerminationPendingImmediate),
 
@@ -163,6 +173,7 @@ pub const TRANSITIONS: &[(ComputeState, Event, ComputeState)] = &[
     (RefreshConfigurationPending, Event::StartupBegan, Init),
     (RefreshConfigurationPending, Event::PostgresExited, Init),
     (RefreshConfigurationPending, Event::Fenced, Failed),
+    (RefreshConfigurationPending, Event::JobLost, RefreshConfigurationPending),
     (RefreshConfigurationPending, Event::TerminateFast, TerminationPendingFast),
     (RefreshConfigurationPending, Event::TerminateImmediate, TerminationPendingImmediate),
 
@@ -172,13 +183,14 @@ pub const TRANSITIONS: &[(ComputeState, Event, ComputeState)] = &[
     (RefreshConfiguration, Event::RefreshFailed, Failed),
     (RefreshConfiguration, Event::PostgresExited, Init),
     (RefreshConfiguration, Event::Fenced, Failed),
+    (RefreshConfiguration, Event::JobLost, Running),
     (RefreshConfiguration, Event::TerminateFast, TerminationPendingFast),
     (RefreshConfiguration, Event::TerminateImmediate, TerminationPendingImmediate),
 
     (Failed, Event::SpecAccepted, ConfigurationPending),
     (Failed, Event::RefreshRequested, RefreshConfigurationPending),
     (Failed, Event::StartupBegan, Init),
-    (Failed, Event::PostgresExited, Failed),
+    (Failed, Event::PostgresExited, Init),
     (Failed, Event::Fenced, Failed),
     (Failed, Event::TerminateFast, TerminationPendingFast),
     (Failed, Event::TerminateImmediate, TerminationPendingImmediate),
@@ -328,7 +340,7 @@ mod tests {
     fn failed_reaches_running_only_through_work_that_succeeded() {
         let into_running: Vec<_> = TRANSITIONS
             .iter()
-            .filter(|(_, _, to)| *to == Running)
+            .filter(|(from, _, to)| *to == Running && *from != Running)
             .map(|(_, e, _)| *e)
             .collect();
         assert_eq!(
@@ -337,7 +349,10 @@ mod tests {
                 Event::StartupSucceeded,
                 Event::ConfigurationSucceeded,
                 Event::ConfigurationRolledBack,
-                Event::RefreshSucceeded
+                // Postgres served before the work that was lost, and goes on.
+                Event::JobLost,
+                Event::RefreshSucceeded,
+                Event::JobLost,
             ]
         );
     }

@@ -7,8 +7,11 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::control::Request;
+use super::heartbeat::Heartbeat;
 use super::respond;
 use crate::report::Snapshot;
 
@@ -20,6 +23,7 @@ const TAKE_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Owner {
     control: mpsc::Sender<Request>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
+    heartbeat: Heartbeat,
 }
 
 /// Why there is no answer.
@@ -38,7 +42,19 @@ impl Owner {
         control: mpsc::Sender<Request>,
         snapshot: watch::Receiver<Arc<Snapshot>>,
     ) -> Self {
-        Self { control, snapshot }
+        Self {
+            control,
+            snapshot,
+            heartbeat: Heartbeat::default(),
+        }
+    }
+
+    /// Begins to watch whether the owning task gets on, until `cancel`.
+    pub(super) fn watch(&self, tasks: &TaskTracker, cancel: CancellationToken) {
+        let (heartbeat, snapshot) = (self.heartbeat.clone(), self.snapshot.clone());
+        tasks.spawn(async move {
+            cancel.run_until_cancelled(heartbeat.follow(snapshot)).await;
+        });
     }
 
     /// What is true now. Never waits.
@@ -46,14 +62,14 @@ impl Owner {
         self.snapshot.borrow().clone()
     }
 
-    /// Whether the owning task takes requests. Never waits.
+    /// Whether the owning task takes requests and gets on. Never waits.
     pub(super) fn is_responsive(&self) -> Result<(), &'static str> {
         if self.control.is_closed() {
             Err("ended")
         } else if self.control.capacity() == 0 {
             Err("takes no requests")
         } else {
-            Ok(())
+            self.heartbeat.check()
         }
     }
 

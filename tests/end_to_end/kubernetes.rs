@@ -9,7 +9,11 @@ use crate::harness::{self, Namespace};
 use crate::stage::{LIMIT, Stage, free_port};
 
 /// Waits until kubectl prints something that `wanted` accepts.
-async fn until(namespace: &Namespace<'_>, arguments: &[&str], wanted: impl Fn(&str) -> bool) {
+pub(crate) async fn until(
+    namespace: &Namespace<'_>,
+    arguments: &[&str],
+    wanted: impl Fn(&str) -> bool,
+) {
     let give_up = Instant::now() + LIMIT;
     loop {
         let text = namespace.kubectl(arguments).await;

@@ -10,11 +10,14 @@
 )]
 
 mod activity;
+mod control_plane;
 mod durability;
+mod endings;
 mod exposition;
 #[path = "../apiserver/harness.rs"]
 mod harness;
 mod kubernetes;
+mod kubernetes_trouble;
 mod lifecycle;
 #[path = "../loopback/mod.rs"]
 mod loopback;
@@ -23,3 +26,9 @@ mod programs;
 mod stage;
 mod trouble;
 mod versions;
+
+/// A client of the compute's HTTP servers.
+fn http_client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}

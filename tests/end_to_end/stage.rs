@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use glowplug::id::{TenantId, TimelineId};
 use glowplug::process::{Child, Command, Exit, RunAs, Signal, Spawner};
+use glowplug::secret::Secret;
 use glowplug::storage::{self, Storage, StorageConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -42,6 +43,15 @@ impl Stage {
 
     /// With these PostgreSQL programs.
     pub(crate) async fn set_with(bin_dir: PathBuf) -> Self {
+        Self::set_up(bin_dir, None).await
+    }
+
+    /// With nodes that ask for this token.
+    pub(crate) async fn set_with_token(token: &str) -> Self {
+        Self::set_up(programs::newest(), Some(Secret::new(token))).await
+    }
+
+    async fn set_up(bin_dir: PathBuf, token: Option<Secret>) -> Self {
         let directory = TempDir::with_prefix("glowplug-e2e").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let spawner = Spawner::start().unwrap();
@@ -52,7 +62,7 @@ impl Stage {
             safekeepers: 3,
             listen: own_address().into(),
             run_as: run_as.clone(),
-            token: None,
+            token,
         };
         let storage = storage::start(config, &spawner, CancellationToken::new())
             .await
@@ -114,6 +124,8 @@ impl Stage {
             address: own_address(),
             arguments: Vec::new(),
             kubeconfig: None,
+            wrapper: Vec::new(),
+            environment: Vec::new(),
             child: None,
             log: None,
         };
@@ -141,6 +153,10 @@ pub(crate) struct Compute<'a> {
     pub(crate) source: Vec<String>,
     /// For sources on an API server.
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// A program that starts the compute, with its arguments.
+    pub(crate) wrapper: Vec<String>,
+    /// More variables of the environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
     /// Arguments beyond those that every test needs.
     pub(crate) arguments: Vec<String>,
     child: Option<Child>,
@@ -162,7 +178,10 @@ impl Compute<'_> {
     pub(crate) async fn start(&mut self) {
         let _ = fs::remove_file(self.home.join("status.yaml"));
         let path = |name: &str| self.home.join(name).display().to_string();
-        let command = Command::new(env!("CARGO_BIN_EXE_glowplug"))
+        let mut line = self.wrapper.clone();
+        line.push(env!("CARGO_BIN_EXE_glowplug").to_owned());
+        let command = Command::new(line.remove(0))
+            .args(line)
             .args([
                 "compute",
                 "--insecure-no-auth",
@@ -198,6 +217,8 @@ impl Compute<'_> {
             Some(kubeconfig) => command.env("KUBECONFIG", kubeconfig),
             None => command,
         };
+        let variables = self.environment.iter();
+        let command = variables.fold(command, |command, (name, value)| command.env(*name, value));
         let mut child = self.stage.spawner.spawn(command).await.unwrap();
         let mut lines = child.take_lines().unwrap();
         let mut file = fs::File::options()
@@ -248,6 +269,31 @@ impl Compute<'_> {
 
     pub(crate) async fn running(&self) {
         self.says(&["state: Running"]).await;
+    }
+
+    /// Waits until the log says this, and returns the line.
+    pub(crate) async fn logs(&self, wanted: &str) -> String {
+        let give_up = Instant::now() + LIMIT;
+        loop {
+            let log = self.whole_log();
+            if let Some(line) = log.lines().rev().find(|line| line.contains(wanted)) {
+                return line.to_owned();
+            }
+            assert!(
+                Instant::now() < give_up,
+                "the log never said '{wanted}':\n{}",
+                self.log()
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Where the HTTP server of this name listens: `external`, `internal` or `probes`.
+    pub(crate) async fn address_of(&self, server: &str) -> String {
+        let line = self.logs("HTTP servers listen").await;
+        let field = format!("{server}=");
+        let rest = line.split(&field).nth(1).unwrap();
+        rest.split_whitespace().next().unwrap().to_owned()
     }
 
     /// SIGKILL to the compute and all that it started.

@@ -251,12 +251,29 @@ impl Owner {
                 self.plan_catalog_retry(matches!(result, Ok(true)));
             }
             JobDone::Stopped(stopped) => self.on_stopped(stopped),
-            JobDone::Lost => {
-                let error = Error::Task("job");
-                self.fail(Event::Fenced, chain(&error), error.ending());
-            }
+            JobDone::Lost => self.on_job_lost(),
         }
         self.next_job();
+    }
+
+    /// A job's task panicked. What it held - a postgres that was starting, say - has been
+    /// killed with it; a postgres that served before goes on serving.
+    fn on_job_lost(&mut self) {
+        let lost = Error::Task("job");
+        let text = chain(&lost);
+        self.event(EventKind::Warning, "InternalError", text.clone());
+        if self.snapshot.state == ComputeState::Init {
+            self.snapshot.postgres.phase = PostgresPhase::Absent;
+            self.snapshot.postgres.pid = None;
+            return self.fail(Event::JobLost, text, lost.ending());
+        }
+        error!("{text}");
+        self.transition(Event::JobLost);
+        self.waiters.configuration_failed(&text);
+        self.snapshot.error = Some(text);
+        if !matches!(self.snapshot.catalog.step, StepFacts::Done(_)) {
+            self.timers.catalog_retry = Some(Instant::now() + CATALOG_RETRY);
+        }
     }
 
     fn on_started(&mut self, result: Result<Running, Error>) {
@@ -279,9 +296,7 @@ impl Owner {
                 self.timers.scrape = Some(Instant::now());
                 self.judge_pagestream();
                 self.plan_catalog_retry(matches!(self.snapshot.catalog.step, StepFacts::Done(_)));
-                if self.pending.is_none() {
-                    self.waiters.configured(&self.snapshot);
-                }
+                self.waiters.configured(&self.snapshot);
             }
             Err(Error::Cancelled) => {}
             Err(error) if error.is_takeover() => self.on_fenced(&chain(&error)),
@@ -330,9 +345,7 @@ impl Owner {
                     self.event(EventKind::Warning, "RestartRequired", names);
                 }
                 self.plan_catalog_retry(done.catalog_applied);
-                if self.pending.is_none() {
-                    self.waiters.configured(&self.snapshot);
-                }
+                self.waiters.configured(&self.snapshot);
             }
             Err(Error::Cancelled) => {
                 self.transition(Event::ConfigurationRolledBack);
@@ -395,7 +408,7 @@ fn failure_event(error: &Error) -> &'static str {
         Error::Basebackup { .. } => "BasebackupFailed",
         Error::StorageWait { source, .. } => failure_event(source),
         Error::Catalog(_) => "CatalogApplyFailed",
-        Error::ConfigurationRefused(_) => "ConfigRejected",
+        _ if error.is_configuration_refused() => "ConfigRejected",
         Error::Locate(_) => "StorageUnreachable",
         Error::Postgres(_) => "PostgresExited",
         _ => error.category(),

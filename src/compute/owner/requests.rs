@@ -17,26 +17,35 @@ use crate::spec::revision::Revision;
 type ConfigureReply = oneshot::Sender<Result<Arc<Snapshot>, ConfigureError>>;
 type TerminateReply = oneshot::Sender<Result<TerminateOutcome, Refusal>>;
 
-/// Requests that are answered later. Each is answered exactly once.
+/// Requests that are answered later. Each is answered exactly once, by what became of
+/// its own spec or of one that replaced it.
 #[derive(Default)]
 pub(super) struct Waiters {
-    configure: Vec<ConfigureReply>,
+    /// For the revision that is pending.
+    pending: Vec<ConfigureReply>,
+    /// For the revision in force, or being applied.
+    current: Vec<ConfigureReply>,
     terminate: Vec<TerminateReply>,
 }
 
 impl Waiters {
-    /// The newest spec is in force.
+    /// The pending revision is the current one now.
+    pub(super) fn taken(&mut self) {
+        self.current.append(&mut self.pending);
+    }
+
+    /// The current revision is in force.
     pub(super) fn configured(&mut self, snapshot: &Snapshot) {
         let snapshot = Arc::new(snapshot.clone());
-        for reply in self.configure.drain(..) {
+        for reply in self.current.drain(..) {
             // The client may have gone; its request was carried out all the same.
             let _ = reply.send(Ok(snapshot.clone()));
         }
     }
 
-    /// The newest spec could not be applied.
+    /// The current revision could not be applied.
     pub(super) fn configuration_failed(&mut self, error: &str) {
-        for reply in self.configure.drain(..) {
+        for reply in self.current.drain(..) {
             let _ = reply.send(Err(ConfigureError::Failed(error.to_owned())));
         }
     }
@@ -46,6 +55,7 @@ impl Waiters {
         for reply in self.terminate.drain(..) {
             let _ = reply.send(Ok(outcome));
         }
+        self.taken();
         self.configuration_failed("the compute terminated before the spec was applied");
     }
 }
@@ -91,7 +101,7 @@ impl Owner {
             hash: format!("sha256:{}", hex::encode(hash)),
             origin: "POST /configure".to_owned(),
         };
-        self.waiters.configure.push(reply);
+        self.waiters.pending.push(reply);
         self.accept(revision);
     }
 
@@ -115,6 +125,13 @@ impl Owner {
         self.count_request_error();
         if self.snapshot.state == ComputeState::Empty || self.snapshot.state.is_terminating() {
             return Err(self.refusal("a refresh", Event::RefreshRequested));
+        }
+        // Nobody's postgres asks here: a start would take the timeline back.
+        if self.is_fenced() {
+            return Err(Refusal {
+                advice: "a newer compute has the timeline; ask that one",
+                ..self.refusal("a refresh", Event::RefreshRequested)
+            });
         }
         info!(state = %self.snapshot.state, "postgres asks where its pageservers went");
         if self.transition(Event::RefreshRequested) {

@@ -127,6 +127,7 @@ impl Owner {
     /// Makes the pending revision the current one.
     pub(super) fn take_pending(&mut self) {
         if let Some(revision) = self.pending.take() {
+            self.waiters.taken();
             self.snapshot.spec = Some(SpecFacts {
                 spec: revision.spec.clone(),
                 generation: revision.generation,

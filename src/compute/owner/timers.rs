@@ -37,11 +37,3 @@ impl Timers {
         timer.take_if(|at| *at <= now).is_some()
     }
 }
-
-/// Sleeps until then; for ever without a time.
-pub(super) async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}

@@ -34,7 +34,8 @@ impl LogTail {
     }
 
     /// The last messages that tell why postgres stands as it does, on one line: those
-    /// worse than a warning, or else whatever came last.
+    /// worse than a warning and those that name a refused setting, or else whatever came
+    /// last.
     pub fn last_words(&self) -> String {
         let quote = |wanted: fn(&Message) -> bool| {
             let matching = self.messages.iter().rev().filter(|m| wanted(m));
@@ -47,7 +48,7 @@ impl LogTail {
             matches!(
                 message.severity,
                 None | Some(Severity::Error | Severity::Fatal | Severity::Panic)
-            )
+            ) || names_refused_setting(&message.text)
         });
         if grave.is_empty() {
             quote(|_| true)
@@ -65,14 +66,22 @@ fn one_line(message: &Message) -> String {
 /// Whether the end of a log says that the configuration cannot be used
 /// (`src/backend/utils/misc/guc-file.l`, `guc.c`).
 pub(super) fn refuses_configuration(last_words: &str) -> bool {
+    names_refused_setting(last_words)
+        || ["contains errors", "could not access file"]
+            .iter()
+            .any(|text| last_words.contains(text))
+}
+
+/// Whether this says which setting is refused: postgres does so at level LOG, before the
+/// error that ends it.
+fn names_refused_setting(text: &str) -> bool {
     [
-        "contains errors",
         "invalid value for parameter",
         "unrecognized configuration parameter",
-        "could not access file",
+        "is outside the valid range for parameter",
     ]
     .iter()
-    .any(|text| last_words.contains(text))
+    .any(|refusal| text.contains(refusal))
 }
 
 /// Forwards until the log ends. `tail` is dropped then.
@@ -134,6 +143,10 @@ mod tests {
         let tail = tail(&[
             (
                 Some(Severity::Log),
+                "[1] LOG:  redirecting log output to nowhere",
+            ),
+            (
+                Some(Severity::Log),
                 "[1] LOG:  unrecognized configuration parameter \"x\"",
             ),
             (
@@ -148,7 +161,8 @@ mod tests {
         let words = tail.last_words();
         assert_eq!(
             words,
-            "[1] FATAL:  configuration file contains errors again"
+            "[1] LOG:  unrecognized configuration parameter \"x\" | \
+             [1] FATAL:  configuration file contains errors again"
         );
         assert!(refuses_configuration(&words));
     }
