@@ -6,6 +6,7 @@
 
 pub mod args;
 mod compute_role;
+mod definition;
 mod inspect;
 mod runtime;
 
@@ -25,7 +26,8 @@ pub struct Finished {
 pub fn run(cli: Cli) -> anyhow::Result<Finished> {
     let (log, terminal) = (&cli.log, &Terminal::stderr());
     let ending = match cli.role {
-        Role::Crd => inspect::print_crd()?,
+        Role::Crd(args) if args.apply => runtime::block_on(log, terminal, definition::apply())?,
+        Role::Crd(_) => inspect::print_crd()?,
         Role::Validate(args) => inspect::validate(&args)?,
         Role::Plan(args) => runtime::block_on(log, terminal, inspect::plan(args))?,
         Role::Compute(args) => {

@@ -68,8 +68,8 @@ pub enum Role {
     Validate(ValidateArgs),
     /// Show what applying a spec would do, without doing it
     Plan(PlanArgs),
-    /// Print the CustomResourceDefinition of ComputeSpec
-    Crd,
+    /// Print the CustomResourceDefinition of ComputeSpec, or apply it to a cluster
+    Crd(CrdArgs),
 }
 
 /// Arguments of `glowplug compute`.
@@ -423,6 +423,15 @@ pub struct StorageArgs {
     /// Folder of the postgres programs [default: the newest of the distribution's]
     #[arg(long, value_name = "DIR", env = "GLOWPLUG_PG_BIN_DIR")]
     pub pg_bin_dir: Option<PathBuf>,
+}
+
+/// Arguments of `glowplug crd`.
+#[derive(Debug, Clone, Args)]
+pub struct CrdArgs {
+    /// Apply it to the cluster that the environment or kubeconfig names, and wait until it is
+    /// established
+    #[arg(long)]
+    pub apply: bool,
 }
 
 /// Arguments of `glowplug validate`.

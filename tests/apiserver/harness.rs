@@ -402,7 +402,7 @@ impl Drop for Program {
     clippy::disallowed_methods,
     reason = "the programs under test are not glowplug's children"
 )]
-fn command(program: &Path) -> std::process::Command {
+pub(crate) fn command(program: &Path) -> std::process::Command {
     std::process::Command::new(program)
 }
 

@@ -7,6 +7,7 @@
     reason = "test code"
 )]
 
+mod chart;
 mod events;
 mod harness;
 mod manifest;
