@@ -11,7 +11,14 @@ need() { # program, how to get it
 }
 
 as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    echo "installing packages takes root: run 'deploy/setup.sh' as root once, then this again" >&2
+    exit 1
+  fi
 }
 
 if [ "${1:-}" = cargo-deny ]; then

@@ -38,7 +38,8 @@ pub fn run(cli: Cli) -> anyhow::Result<Finished> {
         Role::Dev(args) => {
             let settings = crate::dev::Settings::from(args);
             let role = crate::dev::run(settings, terminal.clone());
-            runtime::block_on(log, terminal, role)?
+            // It tells what happens itself.
+            runtime::block_on(&log.for_people(), terminal, role)?
         }
         #[cfg(feature = "storage")]
         Role::Storage(args) => {

@@ -23,7 +23,7 @@ pub struct Cli {
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
     /// Form of the log on stderr: `text` for people, `json` for machines [default: text on a
-    /// terminal, json elsewhere]
+    /// terminal and for `dev`, json elsewhere]
     #[arg(
         long,
         global = true,
@@ -31,9 +31,22 @@ pub struct LogArgs {
         value_name = "FORMAT"
     )]
     pub log_format: Option<LogFormat>,
-    /// What is logged, as in RUST_LOG: `info`, `glowplug=debug,postgres=info`, … [default: info]
+    /// What is logged, as in RUST_LOG: `info`, `glowplug=debug,postgres=info`, … [default: info;
+    /// `error` for `dev`]
     #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
     pub log_level: Option<String>,
+}
+
+#[cfg(feature = "storage")]
+impl LogArgs {
+    /// The same, but without a flag that says otherwise text, and errors only.
+    #[must_use]
+    pub fn for_people(&self) -> Self {
+        Self {
+            log_format: Some(self.log_format.unwrap_or(LogFormat::Text)),
+            log_level: Some(self.log_level.clone().unwrap_or_else(|| "error".to_owned())),
+        }
+    }
 }
 
 /// Form of the log.

@@ -149,9 +149,7 @@ fn state_lines(before: Option<&Snapshot>, now: &Snapshot, lines: &mut Vec<String
             lines.push(line("running", "spec to running", now.durations.total));
         }
         ComputeState::Running if before.is_some_and(|b| b.state == ComputeState::Configuration) => {
-            let statements = now.catalog.statements;
-            let text = format!("the changed spec is in force ({statements} catalog statements)");
-            lines.push(line("running", &text, None));
+            lines.push(line("running", &changed_text(now), None));
         }
         ComputeState::Failed => {
             let error = now.error.as_deref().unwrap_or("see the log");
@@ -167,6 +165,20 @@ fn state_lines(before: Option<&Snapshot>, now: &Snapshot, lines: &mut Vec<String
         }
         ComputeState::Terminated => lines.push(line("stopped", "postgres has stopped", None)),
         _ => {}
+    }
+}
+
+/// What became of a changed spec.
+fn changed_text(now: &Snapshot) -> String {
+    if now.error.is_some() {
+        return "the last good spec stays in force".to_owned();
+    }
+    match (&now.catalog.step, now.catalog.statements) {
+        (StepFacts::Failed(..), _) => {
+            "the changed spec is in force, but for what failed; that is tried again".to_owned()
+        }
+        (_, 1) => "the changed spec is in force (1 catalog statement)".to_owned(),
+        (_, n) => format!("the changed spec is in force ({n} catalog statements)"),
     }
 }
 
@@ -206,6 +218,34 @@ mod tests {
         running      spec to running                                         205 ms
         ");
         assert!(display.update(&snapshot).is_empty());
+    }
+
+    #[test]
+    fn what_became_of_a_change_is_told_as_it_is() {
+        let mut snapshot = Snapshot::new("c", Timestamp::UNIX_EPOCH);
+        snapshot.catalog.statements = 2;
+        let mut became = |change: fn(&mut Snapshot)| {
+            let mut display = Display::default();
+            snapshot.state = ComputeState::Configuration;
+            display.update(&snapshot);
+            snapshot.state = ComputeState::Running;
+            change(&mut snapshot);
+            display.update(&snapshot).join("\n")
+        };
+        let shown = became(|_| {});
+        assert!(
+            shown.ends_with("in force (2 catalog statements)"),
+            "{shown}"
+        );
+        let shown = became(|now| {
+            now.catalog.step = StepFacts::Failed("ApplyFailed", "no such role".to_owned());
+        });
+        assert!(shown.ends_with("that is tried again"), "{shown}");
+        let shown = became(|now| now.error = Some("a setting is refused".to_owned()));
+        assert!(
+            shown.ends_with("the last good spec stays in force"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -20,9 +20,9 @@ use crate::compute::config::{ComputeConfig, Limits, strict_overcommit};
 use crate::compute::ending::Ending;
 use crate::compute::launch::{Launch, Launched};
 use crate::compute::signals;
-use crate::http::ServersConfig;
 use crate::http::auth::Authorizer;
 use crate::http::dev_key;
+use crate::http::{self, ServersConfig};
 use crate::process::{RunAs, Spawner};
 use crate::report::status_file::FileSink;
 use crate::report::{Snapshot, progress_bar, status_writer, write_policy};
@@ -44,6 +44,30 @@ const SUPERUSER: &str = "cloud_admin";
 
 /// Runs storage and a compute until a signal asks to stop, or the check's story is over.
 pub async fn run(settings: Settings, terminal: Terminal) -> anyhow::Result<Ending> {
+    let done = play(settings, terminal).await;
+    let ending = done.as_ref().err().and_then(ending);
+    match (done, ending) {
+        (Err(error), Some(ending)) => {
+            tracing::error!("{error:#}");
+            Ok(ending)
+        }
+        (done, _) => done,
+    }
+}
+
+/// How an error ends the process that is no fault of glowplug's.
+fn ending(error: &anyhow::Error) -> Option<Ending> {
+    if error.is::<InvalidSpec>() {
+        Some(Ending::SpecInvalid)
+    } else if error.is::<http::Error>() || error.is::<std::io::Error>() {
+        // A port, a file or a directory that was named cannot be used.
+        Some(Ending::Usage)
+    } else {
+        None
+    }
+}
+
+async fn play(settings: Settings, terminal: Terminal) -> anyhow::Result<Ending> {
     let began = Instant::now();
     let metrics = Arc::new(Metrics::new()?);
     let spawner = Spawner::start_as_init(metrics.reaped_orphans.clone())?;

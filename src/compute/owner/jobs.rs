@@ -342,7 +342,8 @@ impl Owner {
                 self.event(EventKind::Normal, "ConfigReloaded", note);
                 if !self.snapshot.configuration.restart_required.is_empty() {
                     let names = self.snapshot.configuration.restart_required.join(", ");
-                    self.event(EventKind::Warning, "RestartRequired", names);
+                    let note = format!("these settings wait for a restart of postgres: {names}");
+                    self.event(EventKind::Warning, "RestartRequired", note);
                 }
                 self.plan_catalog_retry(done.catalog_applied);
                 self.waiters.configured(&self.snapshot);
