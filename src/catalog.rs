@@ -50,6 +50,7 @@ pub mod plan;
 pub mod quote;
 mod session;
 mod sql;
+pub mod visit;
 
 use std::fmt;
 use std::num::NonZeroUsize;

@@ -15,7 +15,9 @@
 //! 400; `nbf` is checked, and `aud` may be a string; `/configure` takes 16 MiB and
 //! does without `compute_ctl_config`; every wait ends.
 
+mod api;
 pub mod auth;
+mod body;
 mod collector;
 pub mod control;
 pub mod dev_key;
@@ -25,6 +27,7 @@ mod internal;
 mod listener;
 mod observe;
 mod owner;
+mod postgres;
 mod probes;
 mod respond;
 #[cfg(test)]
@@ -39,10 +42,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use external::ParseSpec;
+pub use listener::Limits;
+pub use postgres::{Connect, LocalPostgres};
 
 use self::auth::Authorizer;
 use self::collector::SnapshotCollector;
 use self::owner::Owner;
+use self::postgres::Gate;
 use crate::error::{Category, Retry};
 use crate::report::Snapshot;
 use crate::telemetry;
@@ -61,6 +67,10 @@ pub struct ServersConfig {
     pub authorizer: Authorizer,
     /// Reads a spec in Neon's JSON; the error is for the caller.
     pub parse_spec: ParseSpec,
+    /// Whether there is a store of extensions to download from.
+    pub remote_extensions: bool,
+    /// Limits of each server.
+    pub limits: Limits,
 }
 
 /// What can go wrong with the servers.
@@ -86,6 +96,9 @@ pub enum Error {
     /// The keys cannot be used.
     #[error(transparent)]
     Keys(#[from] auth::KeyError),
+    /// The probes have a thread of their own, and the system gives none.
+    #[error("the probes cannot have a thread of their own")]
+    Thread(#[source] std::io::Error),
 }
 
 impl Category for Error {
@@ -94,6 +107,7 @@ impl Category for Error {
             Self::Bind { .. } => "BindFailed",
             Self::Metrics(error) => error.category(),
             Self::Keys(_) => "InvalidKeys",
+            Self::Thread(_) => "ThreadFailed",
         }
     }
 
@@ -124,6 +138,7 @@ impl Serving {
 /// Listens on all three addresses, or on none.
 pub async fn serve(
     config: ServersConfig,
+    local: LocalPostgres,
     control: mpsc::Sender<control::Request>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     metrics: Arc<Metrics>,
@@ -141,28 +156,43 @@ pub async fn serve(
         tracing::warn!(address = %external.1,
             "the external HTTP server lets everybody in, as it was told to");
     }
+    let limits = config.limits;
     let owner = Owner::new(control, snapshot);
+    let gate = Gate::new(local, owner.clone());
+    let tasks = TaskTracker::new();
+    owner.watch(&tasks, cancel.clone());
     let routes = external::Routes {
         owner: owner.clone(),
         metrics: metrics.clone(),
-        authorizer: Arc::new(config.authorizer),
         parse_spec: config.parse_spec,
+        gate: gate.clone(),
     };
-    let tasks = TaskTracker::new();
-    owner.watch(&tasks, cancel.clone());
-    let servers = [
-        ("external", external.0, routes.router()),
+    let internal_routes = internal::Internal {
+        owner: owner.clone(),
+        metrics: metrics.clone(),
+        gate,
+        remote_extensions: config.remote_extensions,
+    };
+    let authorizer = Arc::new(config.authorizer);
+    let served = [
+        (
+            "external",
+            external.0,
+            external::api(authorizer).into_router(routes),
+        ),
         (
             "internal",
             internal.0,
-            internal::router(owner.clone(), metrics.clone()),
+            internal::api().into_router(internal_routes),
         ),
-        ("probes", probes.0, probes::router(owner)),
     ];
-    for (server, listener, router) in servers {
-        let router = observe::layer(router, server, metrics.clone());
-        tasks.spawn(listener::run(listener, router, cancel.clone()));
+    for (server, listener, (router, answers)) in served {
+        let router = observe::layer(router, server, metrics.clone(), limits.requests, answers);
+        tasks.spawn(listener::run(listener, router, limits, cancel.clone()));
     }
+    let (router, answers) = probes::api().into_router(owner);
+    let router = observe::layer(router, "probes", metrics, limits.requests, answers);
+    tasks.spawn(probes::thread::run(probes.0, router, limits, cancel)?);
     tasks.close();
     let (external, internal, probes) = (external.1, internal.1, probes.1);
     tracing::info!(%external, %internal, %probes, "HTTP servers listen");

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryStream};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -122,6 +122,21 @@ impl Session {
     pub(super) async fn run(&self, sql: &str, stop: &Stop) -> Result<(), RunError> {
         match stop.race(self.client.batch_execute(sql)).await {
             Ok(done) => done.map_err(RunError::Sql),
+            Err(why) => {
+                self.cancel_statement().await;
+                Err(RunError::Interrupted(why))
+            }
+        }
+    }
+
+    /// Runs statements, and gathers what they answer.
+    pub(super) async fn simple_query(
+        &self,
+        sql: &str,
+        stop: &Stop,
+    ) -> Result<Vec<SimpleQueryMessage>, RunError> {
+        match stop.race(self.client.simple_query(sql)).await {
+            Ok(answered) => answered.map_err(RunError::Sql),
             Err(why) => {
                 self.cancel_statement().await;
                 Err(RunError::Interrupted(why))

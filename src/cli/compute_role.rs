@@ -23,8 +23,8 @@ use crate::compute::launch::{Launch, Launched};
 use crate::compute::pagestream_health::Rule;
 use crate::compute::postgres::StopBudget;
 use crate::compute::signals;
-use crate::http::ServersConfig;
 use crate::http::auth::{Authorizer, Keys};
+use crate::http::{self, ServersConfig};
 use crate::process::{RunAs, Spawner};
 use crate::report::progress_bar;
 use crate::source;
@@ -210,6 +210,8 @@ fn servers(args: &ComputeArgs, compute_id: &str) -> anyhow::Result<ServersConfig
         probes: SocketAddr::new(args.probe_address, args.probe_port),
         authorizer,
         parse_spec: |json| neon_json::parse(json).map_err(|errors| errors.to_string()),
+        remote_extensions: args.remote_ext_base_url.is_some(),
+        limits: http::Limits::default(),
     })
 }
 

@@ -8,9 +8,9 @@ use tokio_util::task::TaskTracker;
 
 use super::config::ComputeConfig;
 use super::ending::Ending;
-use super::{Inputs, LookAgain, Outputs, StopSignal, owner};
+use super::{Inputs, LookAgain, Outputs, StopSignal, local, owner};
 use crate::access::Access;
-use crate::http::{self, ServersConfig};
+use crate::http::{self, LocalPostgres, ServersConfig};
 use crate::process::Spawner;
 use crate::report::events::{self, Publisher};
 use crate::report::sink::Sink;
@@ -74,6 +74,7 @@ impl Launch {
         let cancel = CancellationToken::new();
         let serving = http::serve(
             self.servers,
+            local_postgres(&self.config, &self.spawner),
             control_sender,
             snapshots.clone(),
             self.metrics.clone(),
@@ -109,6 +110,19 @@ impl Launch {
             cancel,
             snapshots,
         })
+    }
+}
+
+/// How the HTTP servers reach postgres, and run its programs.
+fn local_postgres(config: &ComputeConfig, spawner: &Spawner) -> LocalPostgres {
+    let reach = config.clone();
+    LocalPostgres {
+        connect: Arc::new(move |spec| local::sql_config(&reach, spec)),
+        privileged_role: config.privileged_role.clone(),
+        bin_dir: config.pg_bin_dir.clone(),
+        pgdata: config.pgdata.clone(),
+        run_as: config.run_as.clone(),
+        spawner: spawner.clone(),
     }
 }
 

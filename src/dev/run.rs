@@ -223,6 +223,8 @@ async fn serve(room: Room, storage: &Storage, wanted: &ComputeSpec) -> anyhow::R
             probes: SocketAddr::new(LOOPBACK, probes),
             authorizer: Authorizer::Keys(key.keys),
             parse_spec: |json| neon_json::parse(json).map_err(|errors| errors.to_string()),
+            remote_extensions: false,
+            limits: http::Limits::default(),
         },
         metrics: room.metrics.clone(),
         http: tls::http_client().context("cannot make an HTTP client")?,

@@ -1,18 +1,21 @@
 //! The internal server: what postgres' extension and sidecars ask for
 //! (`compute_tools/src/http/server.rs`, `Server::Internal`).
 
+mod extensions;
+mod grants;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 
+use super::api::{Api, Content, Operation};
 use super::control::Request;
-use super::external::not_implemented;
 use super::owner::Owner;
+use super::postgres::Gate;
 use super::respond;
 use crate::telemetry::metrics::Metrics;
 
@@ -20,19 +23,29 @@ use crate::telemetry::metrics::Metrics;
 /// (`pgxn/neon/extension_server.c`).
 const AT_ONCE: Duration = Duration::from_millis(2500);
 
+/// What the handlers need.
 #[derive(Clone)]
-struct Internal {
-    owner: Owner,
-    metrics: Arc<Metrics>,
+pub(super) struct Internal {
+    pub(super) owner: Owner,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) gate: Gate,
+    /// Whether there is a store of extensions to download from.
+    pub(super) remote_extensions: bool,
 }
 
-pub(super) fn router(owner: Owner, metrics: Arc<Metrics>) -> Router {
-    Router::new()
-        .route("/refresh_configuration", post(refresh_configuration))
-        .route("/extension_server/{*filename}", post(not_implemented))
-        .route("/extensions", post(not_implemented))
-        .route("/grants", post(not_implemented))
-        .with_state(Internal { owner, metrics })
+/// All routes. Nobody is asked for a token.
+pub(super) fn api() -> Api<Internal> {
+    const ABOUT: &str = "What postgres and what runs beside it ask of a compute";
+    let refresh = Operation::new("refreshConfiguration", "Postgres lost a pageserver")
+        .answers(StatusCode::OK, "Somebody will look", Content::Empty)
+        .fails(StatusCode::INTERNAL_SERVER_ERROR, "Not in this state");
+    let api = Api::new(ABOUT, None).route(
+        "/refresh_configuration",
+        &Method::POST,
+        post(refresh_configuration),
+        &refresh,
+    );
+    grants::routes(extensions::routes(api))
 }
 
 /// Postgres lost a pageserver. Counted whatever the answer; 200 means that somebody

@@ -11,7 +11,9 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use futures::FutureExt as _;
+use tokio::sync::Semaphore;
 
+use super::api::Answers;
 use super::respond;
 use crate::telemetry::metrics::Metrics;
 
@@ -21,11 +23,27 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 struct Observed {
     server: &'static str,
     metrics: Arc<Metrics>,
+    /// As many requests as may be under way at once.
+    turns: Arc<Semaphore>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests check what is answered"))]
+    answers: Arc<Answers>,
 }
 
-/// Wraps all routes of a server, its 404 and 405 too.
-pub(super) fn layer(router: Router, server: &'static str, metrics: Arc<Metrics>) -> Router {
-    let observed = Observed { server, metrics };
+/// Wraps all routes of a server, its 404 and 405 too. At most `at_once` requests are
+/// under way; `answers` are those that the server's document tells of.
+pub(super) fn layer(
+    router: Router,
+    server: &'static str,
+    metrics: Arc<Metrics>,
+    at_once: usize,
+    answers: Answers,
+) -> Router {
+    let observed = Observed {
+        server,
+        metrics,
+        turns: Arc::new(Semaphore::new(at_once)),
+        answers: Arc::new(answers),
+    };
     router.layer(middleware::from_fn_with_state(observed, observe))
 }
 
@@ -39,14 +57,25 @@ async fn observe(State(observed): State<Observed>, request: Request, next: Next)
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("none", MatchedPath::as_str).to_owned();
 
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    // The panic hook has logged it.
-    let mut response = answered.unwrap_or_else(|_| {
-        respond::error(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the request handler failed",
-        )
-    });
+    let mut response = match observed.turns.try_acquire() {
+        // The panic hook has logged a panic.
+        Ok(_turn) => {
+            let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            answered.unwrap_or_else(|_| {
+                respond::error(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the request handler failed",
+                )
+            })
+        }
+        Err(_) => respond::busy("too many requests are under way"),
+    };
+    #[cfg(test)]
+    assert!(
+        observed.answers.allow(&route, &method, response.status()),
+        "{method} {route} answered {}, of which its document does not tell",
+        response.status()
+    );
     if !response.headers().contains_key(&REQUEST_ID) {
         response.headers_mut().insert(REQUEST_ID, id.clone());
     }

@@ -1,8 +1,10 @@
 //! The kubelet's probes: answered from the snapshot alone, never by asking postgres,
 //! storage or the API server. A restart mends none of those.
 //!
-//! - `/startupz` and `/livez` (`/healthz`): the process is up and its owning task takes
-//!   requests. A start-up that waits for storage is alive, and so is one that failed:
+//! They have a thread of their own, and answer while everything else is stuck.
+//!
+//! - `/startupz` and `/livez` (`/healthz`): the process is up, its threads get on, and
+//!   its owning task takes requests. A start-up that waits for storage is alive, and so is one that failed:
 //!   the supervisor itself decides when to give up.
 //! - `/readyz`: clients may be sent here, which is the condition `Ready`.
 //!
@@ -10,37 +12,71 @@
 //! endpoints; `?exclude=NAME` leaves one out. Reasons are tokens: nobody is
 //! authenticated here.
 
+pub(super) mod thread;
+
 use std::fmt::Write as _;
 
-use axum::Router;
 use axum::extract::{RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use serde_json::json;
 
+use super::api::{Api, Content, Operation};
 use super::owner::Owner;
 use crate::api::status::ConditionStatus;
 use crate::report::conditions;
 
-pub(super) fn router(owner: Owner) -> Router {
+/// All routes. Nobody is asked for a token.
+pub(super) fn api() -> Api<Owner> {
+    const ABOUT: &str = "Probes of a compute, in the form of Kubernetes' own";
+    let operation = |id, summary| {
+        let flag = || json!({"type": "string"});
+        Operation::new(id, summary)
+            .query("verbose", false, flag(), "List the checks also if all pass")
+            .query("exclude", false, flag(), "Leave out the check of this name")
+            .answers(StatusCode::OK, "It is so", Content::Text("text/plain"))
+            .answers(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "It is not; the checks are listed",
+                Content::Text("text/plain"),
+            )
+    };
     let live = |name| {
         move |State(owner): State<Owner>, RawQuery(query): RawQuery| async move {
             answer(name, &[supervisor(&owner)], query.as_deref())
         }
     };
     let ready = |State(owner): State<Owner>, RawQuery(query): RawQuery| async move {
-        answer(
-            "readyz",
-            &[supervisor(&owner), compute(&owner)],
-            query.as_deref(),
-        )
+        let checks = [supervisor(&owner), compute(&owner)];
+        answer("readyz", &checks, query.as_deref())
     };
-    Router::new()
-        .route("/livez", get(live("livez")))
-        .route("/healthz", get(live("healthz")))
-        .route("/startupz", get(live("startupz")))
-        .route("/readyz", get(ready))
-        .with_state(owner)
+    let (started, lives) = ("The process is up", "The process works");
+    Api::new(ABOUT, None)
+        .route(
+            "/livez",
+            &Method::GET,
+            get(live("livez")),
+            &operation("livez", lives),
+        )
+        .route(
+            "/healthz",
+            &Method::GET,
+            get(live("healthz")),
+            &operation("healthz", lives),
+        )
+        .route(
+            "/startupz",
+            &Method::GET,
+            get(live("startupz")),
+            &operation("startupz", started),
+        )
+        .route(
+            "/readyz",
+            &Method::GET,
+            get(ready),
+            &operation("readyz", "Clients may be sent here"),
+        )
 }
 
 /// A check by its name, with the reason of its failure.

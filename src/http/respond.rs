@@ -1,46 +1,78 @@
 //! The JSON bodies of upstream's API (`libs/compute_api/src/responses.rs`). Pure.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::control::Refusal;
 use crate::lsn::Lsn;
 use crate::report::{Phase, Snapshot};
 
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    error: &'a str,
+/// `GenericAPIError`, and what the caller can do about it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub(super) struct ErrorBody {
+    /// What went wrong.
+    error: String,
+    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<&'a str>,
+    advice: Option<String>,
 }
 
-/// `GenericAPIError`.
+/// An answer with [`ErrorBody`].
 pub(super) fn error(status: StatusCode, error: &str) -> Response {
+    let error = error.to_owned();
     let advice = None;
     (status, Json(ErrorBody { error, advice })).into_response()
+}
+
+/// There is no capacity now, and there soon will be.
+pub(super) fn busy(what: &str) -> Response {
+    let mut response = error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        &format!("{what}: try again"),
+    );
+    let soon = HeaderValue::from_static("1");
+    response.headers_mut().insert(header::RETRY_AFTER, soon);
+    response
+}
+
+/// A route of upstream's whose service glowplug does not have yet.
+pub(super) fn not_implemented(route: &str, service: &str) -> Response {
+    error(
+        StatusCode::NOT_IMPLEMENTED,
+        &format!("{route} is not implemented by glowplug yet: it has no {service}"),
+    )
 }
 
 /// `JsonResponse::invalid_status`, with what the caller can do about it.
 pub(super) fn refused(refusal: &Refusal) -> Response {
     let body = ErrorBody {
-        error: &format!("invalid compute status: {}", refusal.state),
-        advice: Some(refusal.advice),
+        error: format!("invalid compute status: {}", refusal.state),
+        advice: Some(refusal.advice.to_owned()),
     };
     (StatusCode::PRECONDITION_FAILED, Json(body)).into_response()
 }
 
 /// `ComputeStatusResponse`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ComputeStatusResponse")]
 pub(super) struct Status {
+    /// When the process started (RFC 3339).
     start_time: String,
+    /// The tenant, once there is a spec.
     tenant: Option<String>,
+    /// The timeline, once there is a spec.
     timeline: Option<String>,
+    /// State of the compute: `empty`, `running`, …
     #[serde(rename = "status")]
     state: &'static str,
+    /// Last activity of a client (RFC 3339).
     last_active: Option<String>,
+    /// Why the start-up or the last reconfiguration failed.
     error: Option<String>,
 }
 
@@ -75,7 +107,8 @@ fn rfc3339(at: Timestamp, utc: &str) -> String {
 }
 
 /// `ComputeMetrics`. What glowplug does not do is 0.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ComputeMetrics")]
 pub(super) struct StartupMetrics {
     wait_for_spec_ms: u64,
     sync_sk_check_ms: u64,
@@ -120,8 +153,10 @@ impl StartupMetrics {
 }
 
 /// `TerminateResponse`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "TerminateResponse")]
 pub(super) struct Terminated {
+    /// Where the log ends, for a primary.
     lsn: Option<String>,
 }
 

@@ -1,5 +1,7 @@
 //! The three servers on real sockets, with a scripted owner of the compute.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +15,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::control::{ConfigureError, Refusal, Request, TerminateMode, TerminateOutcome};
-use super::{ServersConfig, Serving, dev_key, serve};
+use super::{Limits, LocalPostgres, ServersConfig, Serving, dev_key, serve};
 use crate::api::status::ComputeState;
 use crate::http::auth::Authorizer;
+use crate::process::Spawner;
 use crate::report::{PostgresPhase, Snapshot, SpecFacts};
 use crate::spec::{
     ComputeMode, ComputeSpec, Flavor, NeonFields, PostgresSpec, RemovedObjects, SafekeeperSet,
@@ -90,22 +93,53 @@ fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
+/// A postgres that is never there.
+fn no_postgres() -> LocalPostgres {
+    let nowhere = |_: &ComputeSpec| {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path("/nonexistent").user("cloud_admin");
+        config
+    };
+    LocalPostgres {
+        connect: Arc::new(nowhere),
+        privileged_role: "neon_superuser".to_owned(),
+        bin_dir: "/nonexistent".into(),
+        pgdata: "/nonexistent".into(),
+        run_as: None,
+        spawner: Spawner::start().unwrap(),
+    }
+}
+
+fn config(authorizer: Authorizer) -> ServersConfig {
+    ServersConfig {
+        external: loopback(),
+        internal: loopback(),
+        probes: loopback(),
+        authorizer,
+        parse_spec,
+        remote_extensions: false,
+        limits: Limits::default(),
+    }
+}
+
 impl Fixture {
     async fn start() -> Self {
+        Self::with_limits(Limits::default()).await
+    }
+
+    async fn with_limits(limits: Limits) -> Self {
         let key = dev_key::generate(COMPUTE).unwrap();
         let token = key.token.reveal().to_owned();
         let (control, requests) = mpsc::channel(4);
         let (sender, receiver) = watch::channel(Arc::new(snapshot(ComputeState::Empty)));
         let cancel = CancellationToken::new();
         let config = ServersConfig {
-            external: loopback(),
-            internal: loopback(),
-            probes: loopback(),
-            authorizer: Authorizer::Keys(key.keys),
-            parse_spec,
+            limits,
+            ..config(Authorizer::Keys(key.keys))
         };
         let metrics = Arc::new(Metrics::new().unwrap());
-        let serving = serve(config, control, receiver, metrics, cancel.clone());
+        let local = no_postgres();
+        let serving = serve(config, local, control, receiver, metrics, cancel.clone());
         Self {
             serving: serving.await.unwrap(),
             requests,
@@ -462,7 +496,7 @@ async fn an_owner_that_ends_leaves_no_request_without_an_answer() {
         let answer = fixture.probe(path).send().await;
         assert_eq!(answer.status, 503, "{path}");
         assert!(
-            answer.body.starts_with("[-]supervisor failed: ended\n"),
+            answer.body.contains("[-]supervisor failed: ended\n"),
             "{answer:?}"
         );
     }
@@ -593,19 +627,17 @@ async fn metrics_show_the_snapshot_of_the_moment() {
 #[tokio::test]
 async fn what_upstream_has_and_glowplug_has_not_is_named() {
     let fixture = Fixture::start().await;
-    let answer = fixture.external("POST", "/promote").send().await;
-    assert_eq!(answer.status, 501);
+    for path in ["/promote", "/lfc/prewarm", "/lfc/offload"] {
+        let answer = fixture.external("POST", path).send().await;
+        assert_eq!(answer.status, 501);
+        let start = format!("{path} is not implemented by glowplug yet: it has no ");
+        assert!(answer.error().starts_with(&start), "{answer:?}");
+    }
+    let call = fixture.internal("POST", "/extension_server/a/b.so");
+    let answer = call.send().await;
     assert_eq!(
-        answer.error(),
-        "/promote is not implemented by glowplug yet"
-    );
-    assert_eq!(
-        fixture
-            .internal("POST", "/extension_server/a/b.so")
-            .send()
-            .await
-            .status,
-        501
+        (answer.status, answer.error().as_str()),
+        (412, "remote storage is not configured")
     );
     // Who is not let in does not learn even that.
     let call = Call::new(fixture.serving.external, "POST", "/promote");
@@ -628,15 +660,13 @@ async fn a_port_that_is_taken_is_fatal_and_named() {
     let fixture = Fixture::start().await;
     let (control, _requests) = mpsc::channel(1);
     let config = ServersConfig {
-        external: loopback(),
         internal: fixture.serving.internal,
-        probes: loopback(),
-        authorizer: Authorizer::Insecure,
-        parse_spec,
+        ..config(Authorizer::Insecure)
     };
     let metrics = Arc::new(Metrics::new().unwrap());
     let snapshot = fixture.snapshot.subscribe();
-    let error = serve(config, control, snapshot, metrics, CancellationToken::new())
+    let cancel = CancellationToken::new();
+    let error = serve(config, no_postgres(), control, snapshot, metrics, cancel)
         .await
         .err()
         .unwrap();

@@ -156,6 +156,25 @@ impl Lines {
         })
     }
 
+    /// The next bytes of one of the outputs just as they are, for what is not text in
+    /// lines; otherwise like [`Lines::next`], which it is not to be mixed with.
+    pub async fn next_chunk(&mut self) -> Option<(Stream, Bytes)> {
+        loop {
+            for source in [&mut self.stdout, &mut self.stderr] {
+                if let Some(bytes) = source.splitter.finish() {
+                    return Some((source.stream, bytes));
+                }
+            }
+            if self.stdout.pipe.is_none() && self.stderr.pipe.is_none() {
+                return None;
+            }
+            tokio::select! {
+                () = self.stdout.fill() => {}
+                () = self.stderr.fill() => {}
+            }
+        }
+    }
+
     /// The next line; `None` once both outputs have ended. That is when the last
     /// process that holds them has closed them, which may be later than the child's
     /// exit: there is no deadline. Cancel safe.

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequest as _, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::error::Category;
 use serde_json::value::RawValue;
-use tokio::time::timeout;
 
 use super::Routes;
+use crate::http::api::{self, Operation};
+use crate::http::body;
 use crate::http::control::{self, ConfigureError};
 use crate::http::respond::{self, Status};
 use crate::spec::ComputeSpec;
@@ -23,27 +23,51 @@ pub type ParseSpec = fn(&[u8]) -> Result<ComputeSpec, String>;
 /// Largest body. Upstream's limit of 2 MiB is too small for some specs.
 const MAX_BODY: usize = 16 * 1024 * 1024;
 
-/// How long a client may take to send its body.
-const BODY_LIMIT: Duration = Duration::from_secs(30);
-
 /// How long applying a spec may take before the client is told to watch the status.
 /// A start-up that waits for storage takes any time.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// `ConfigurationRequest` (`libs/compute_api/src/requests.rs`) without its
-/// `compute_ctl_config`, which upstream requires and ignores: the keys in it count only
-/// at the start of the process.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    spec: &'a RawValue,
+/// `ConfigurationRequest` (`libs/compute_api/src/requests.rs`).
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ConfigurationRequest")]
+pub(super) struct Envelope {
+    /// A compute specification in Neon's JSON.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
+    spec: Box<RawValue>,
+    /// Upstream requires it and does not look at it, and so it is here: keys count where
+    /// they come from a source, not where a bearer of a token brings them.
+    #[serde(default, rename = "compute_ctl_config")]
+    #[schemars(with = "Option<serde_json::Value>")]
+    _settings: serde::de::IgnoredAny,
+}
+
+pub(super) fn operation() -> Operation {
+    Operation::new(
+        "configureCompute",
+        "Use this spec; answers when it is in force",
+    )
+    .within(LIMIT + Duration::from_secs(40))
+    .body::<Envelope>(MAX_BODY)
+    .answers(
+        StatusCode::OK,
+        "The spec is in force",
+        api::json::<Status>(),
+    )
+    .fails(StatusCode::PRECONDITION_FAILED, "Not in this state")
+    .fails(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "The spec could not be applied; the body says why",
+    )
 }
 
 /// Answers when the spec is in force, or says why it is not.
-pub(super) async fn configure(State(routes): State<Routes>, request: Request) -> Response {
-    let spec = match read_spec(routes.parse_spec, request).await {
-        Ok(spec) => spec,
-        Err(response) => return response,
+pub(super) async fn configure(
+    State(routes): State<Routes>,
+    body::Json(envelope): body::Json<Envelope>,
+) -> Response {
+    let spec = match (routes.parse_spec)(envelope.spec.get().as_bytes()) {
+        Ok(spec) => Box::new(spec),
+        Err(problem) => return respond::error(StatusCode::BAD_REQUEST, &problem),
     };
     let configure = |reply| control::Request::Configure { spec, reply };
     match routes.owner.ask(configure, LIMIT).await {
@@ -57,82 +81,5 @@ pub(super) async fn configure(State(routes): State<Routes>, request: Request) ->
             &format!("compute configuration failed: {cause:?}"),
         ),
         Err(unanswered) => unanswered.into_response(),
-    }
-}
-
-async fn read_spec(parse: ParseSpec, request: Request) -> Result<Box<ComputeSpec>, Response> {
-    if !is_json(request.headers()) {
-        return Err(respond::error(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "expected request with `content-type: application/json`",
-        ));
-    }
-    let body = read_body(request).await?;
-    let envelope: Envelope<'_> = serde_json::from_slice(&body).map_err(|e| malformed(&e))?;
-    let spec = parse(envelope.spec.get().as_bytes());
-    spec.map(Box::new)
-        .map_err(|problem| respond::error(StatusCode::BAD_REQUEST, &problem))
-}
-
-async fn read_body(mut request: Request) -> Result<Bytes, Response> {
-    DefaultBodyLimit::max(MAX_BODY).apply(&mut request);
-    match timeout(BODY_LIMIT, Bytes::from_request(request, &())).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(rejection)) => Err(respond::error(
-            rejection.status(),
-            &rejection.body_text().to_lowercase(),
-        )),
-        Err(_) => Err(respond::error(
-            StatusCode::REQUEST_TIMEOUT,
-            &format!("the request body did not arrive within {BODY_LIMIT:?}"),
-        )),
-    }
-}
-
-/// Upstream tells text that is not JSON from JSON that does not fit.
-fn malformed(error: &serde_json::Error) -> Response {
-    let (status, what) = match error.classify() {
-        Category::Data => (
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "failed to deserialize the json body into the target type",
-        ),
-        Category::Syntax | Category::Eof | Category::Io => (
-            StatusCode::BAD_REQUEST,
-            "failed to parse the request body as json",
-        ),
-    };
-    let text = error.to_string().to_lowercase();
-    respond::error(status, &format!("{what}: {text}"))
-}
-
-/// `application/json`, or a type with the suffix `+json`.
-fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE);
-    let Some(value) = value.and_then(|value| value.to_str().ok()) else {
-        return false;
-    };
-    let essence = value.split(';').next().unwrap_or_default().trim();
-    let essence = essence.to_ascii_lowercase();
-    essence
-        .strip_prefix("application/")
-        .is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_told_by_its_media_type() {
-        let is_json = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
-            is_json(&headers)
-        };
-        assert!(is_json("application/json"));
-        assert!(is_json("Application/JSON; charset=utf-8"));
-        assert!(is_json("application/problem+json"));
-        assert!(!is_json("text/json"));
-        assert!(!is_json("application/jsonp"));
     }
 }

@@ -7,8 +7,10 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
+use serde_json::json;
 
 use super::Routes;
+use crate::http::api::{self, Content, Operation};
 use crate::http::control::{Request, TerminateMode, TerminateOutcome};
 use crate::http::respond::{self, Terminated};
 
@@ -25,6 +27,33 @@ struct Parameters {
 enum Mode {
     Fast,
     Immediate,
+}
+
+pub(super) fn operation() -> Operation {
+    let modes = json!({"type": "string", "enum": ["fast", "immediate"]});
+    let about = "fast, the default, answers status for 30 s more; immediate ends at once";
+    Operation::new(
+        "terminate",
+        "Stop postgres and end; answers when postgres has stopped",
+    )
+    .within(LIMIT + Duration::from_secs(10))
+    .query("mode", false, modes, about)
+    .answers(
+        StatusCode::OK,
+        "Postgres has stopped",
+        api::json::<Terminated>(),
+    )
+    .answers(
+        StatusCode::CREATED,
+        "It had stopped before",
+        api::json::<Terminated>(),
+    )
+    .answers(
+        StatusCode::BAD_REQUEST,
+        "The query is not usable",
+        Content::Text("text/plain"),
+    )
+    .fails(StatusCode::PRECONDITION_FAILED, "Not in this state")
 }
 
 /// Answers when postgres has stopped: 200 with the commit LSN, or 201 if it had
