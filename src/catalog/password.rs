@@ -157,8 +157,11 @@ struct Keys {
 
 impl Keys {
     fn derive(password: &str, salt: &[u8], iterations: NonZeroU32) -> Self {
-        // Like postgres, use the bytes as they are where SASLprep refuses them.
-        let prepared = stringprep::saslprep(password).unwrap_or(password.into());
+        // Like postgres, use the bytes as they are where SASLprep refuses them, or
+        // leaves none (`src/common/saslprep.c`).
+        let prepared = stringprep::saslprep(password).ok();
+        let prepared = prepared.filter(|prepared| !prepared.is_empty());
+        let prepared = prepared.unwrap_or(password.into());
         let mut salted = [0_u8; digest::SHA256_OUTPUT_LEN];
         pbkdf2::derive(
             pbkdf2::PBKDF2_HMAC_SHA256,
@@ -209,6 +212,17 @@ mod tests {
         let kept = settle("app", &cleartext("pencil"), Some(&md5), SALT).unwrap();
         assert_eq!(kept.reveal(), md5);
         assert!(kept.depends_on_name());
+    }
+
+    /// Postgres clears a password whose verifier fits the empty one
+    /// (`src/backend/commands/user.c`), and would be given it again for ever.
+    #[test]
+    fn a_password_of_nothing_that_counts_is_not_the_empty_one() {
+        for password in ["\u{feff}", "\u{ad}\u{200b}"] {
+            let made = scram(password, SALT);
+            assert!(matches("app", password, made.reveal()));
+            assert!(!matches("app", "", made.reveal()));
+        }
     }
 
     #[test]
