@@ -214,8 +214,9 @@ pub struct Proposer {
     phase: Phase,
     /// The highest term that was ever asked for.
     asked_term: u64,
-    /// The last term that was won.
-    won_term: Option<u64>,
+    /// The terms that were won, one for each election: any of them may be the last
+    /// that has left a trace in a log.
+    won_terms: Vec<u64>,
     commit_lsn: Lsn,
     truncate_lsn: Lsn,
     window: WalWindow,
@@ -250,7 +251,7 @@ impl Proposer {
             electorate: Electorate::everybody(0),
             phase: Phase::Collecting,
             asked_term: 0,
-            won_term: None,
+            won_terms: Vec::new(),
             commit_lsn: Lsn::INVALID,
             truncate_lsn: Lsn::INVALID,
             window: WalWindow::empty_at(start),
@@ -343,6 +344,7 @@ impl Proposer {
             return;
         };
         peer.silent_since = None;
+        peer.heard_at = now;
         match (message, &peer.link) {
             (AcceptorMessage::Greeting(greeting), Link::Connecting) => {
                 self.take_greeting(now, slot, greeting);
@@ -394,7 +396,7 @@ impl Proposer {
     /// Ends at once when a majority refuses for one reason that will not pass. Once
     /// elected, refusals are waited out: what was written must not be given up.
     fn give_up_if_refused(&mut self) {
-        if self.won_term.is_some() {
+        if !self.won_terms.is_empty() {
             return;
         }
         let refusal = |peer: &Peer| {

@@ -208,13 +208,7 @@ impl ApiServer {
             "",
         )
         .await;
-        let established = ["wait", "--for=condition=Established", "--timeout=90s"];
-        self.kubectl(
-            &[&established[..], &["crd/computespecs.glowplug.dev"]].concat(),
-            "",
-        )
-        .await;
-        // What is established is announced to clients a moment later.
+        // It is established, and then announced to clients, a moment later.
         let deadline = Instant::now() + START_LIMIT;
         while let Err(error) = self.try_kubectl(&["get", "compute", "-A"], "").await {
             assert!(Instant::now() < deadline, "{error}");

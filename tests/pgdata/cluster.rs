@@ -14,7 +14,7 @@ use glowplug::process::{Child, Command, RunAs, Signal, Spawner};
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
 
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(5);
 
 /// The superuser, as on Neon's storage.
 pub(crate) const SUPERUSER: &str = "cloud_admin";

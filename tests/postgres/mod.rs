@@ -31,7 +31,7 @@ use tokio_postgres::{Client, Config, NoTls};
 /// The superuser that `initdb` makes, as on Neon's storage.
 pub(crate) const SUPERUSER: &str = "cloud_admin";
 
-const START_LIMIT: Duration = Duration::from_mins(1);
+const START_LIMIT: Duration = Duration::from_mins(5);
 
 /// A running server.
 pub(crate) struct Postgres {

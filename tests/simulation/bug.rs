@@ -5,6 +5,11 @@
 pub(crate) enum Bug {
     /// A proposer counts as committed what a single safekeeper has.
     CommitsWithMinority,
+    /// A proposer counts as committed what a majority of the old members has,
+    /// whatever the new ones have.
+    CommitsWithOldMembers,
+    /// A proposer believes to be elected once one safekeeper has voted for it.
+    ElectsItself,
     /// An acceptor does not cut its log at an `Elected`.
     SkipsTruncation,
     /// An acceptor takes WAL of any term.
@@ -15,15 +20,20 @@ pub(crate) enum Bug {
     ForgetsTerm,
     /// An acceptor confirms WAL that it has not synced.
     SkipsSync,
+    /// An acceptor takes messages of any generation of the membership.
+    IgnoresGeneration,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::CommitsWithMinority,
+        Self::CommitsWithOldMembers,
+        Self::ElectsItself,
         Self::SkipsTruncation,
         Self::IgnoresTermInAppend,
         Self::VotesTwice,
         Self::ForgetsTerm,
         Self::SkipsSync,
+        Self::IgnoresGeneration,
     ];
 }

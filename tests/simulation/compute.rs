@@ -1,7 +1,7 @@
 //! A compute: it syncs, takes the log for its own, and writes on, until it dies or
 //! is fenced. Then it starts anew, as somebody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use glowplug::lsn::Lsn;
@@ -17,6 +17,7 @@ const TIMING: Timing = Timing {
     reconnect_first: Duration::from_millis(5),
     reconnect_cap: Duration::from_millis(50),
     silence_limit: Duration::from_millis(300),
+    ask_again: Duration::from_millis(80),
     heartbeat: Duration::from_millis(60),
     commit_notice: Duration::from_millis(2),
     straggler_grace: Duration::from_millis(100),
@@ -48,6 +49,12 @@ pub(crate) struct Compute {
     pub(crate) committed_before: Lsn,
     /// What it was last seen to have committed.
     pub(crate) committed: Lsn,
+    /// Generation that its messages name.
+    pub(crate) generation: u32,
+    /// Where the WAL of its term begins.
+    pub(crate) term_start_lsn: Lsn,
+    /// Who was asked for a vote and has not answered.
+    pub(crate) asked: BTreeSet<Slot>,
     /// When it is to be woken.
     pub(crate) wakes_at: Option<u64>,
 }
@@ -85,6 +92,9 @@ impl Compute {
             finished: None,
             committed_before: Lsn::INVALID,
             committed: Lsn::INVALID,
+            generation: 0,
+            term_start_lsn: Lsn::INVALID,
+            asked: BTreeSet::new(),
             wakes_at: None,
         }
     }

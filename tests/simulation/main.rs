@@ -1,14 +1,17 @@
 //! Proposers against safekeepers under a virtual clock: messages are delayed,
 //! overtake each other on different connections, and are lost with their
-//! connection; computes and safekeepers crash, the latter losing what was not
-//! synced; networks part; several computes want one timeline.
+//! connection, or arrive behind those of the next one; computes and safekeepers
+//! crash, the latter losing what was not synced; networks part; machines stand still
+//! and clocks leap; several computes want one timeline, which moves from safekeepers
+//! to others meanwhile, by way of a joint membership.
 //!
 //! One seed is one run. After every step the [`oracle`] checks:
 //! 1. a term is won by one proposer;
 //! 2. a safekeeper's log is, term by term, what that term's proposer wrote;
 //! 3. what was committed is never committed differently;
-//! 4. it is durable on a majority, whoever crashes next;
-//! 5. no safekeeper believes more to be committed, or something else.
+//! 4. it is durable on a majority of each set that counts, whoever crashes next;
+//! 5. no safekeeper believes more to be committed, or something else;
+//! 6. no proposer gives up its stream for another one's that there is not.
 //!
 //! When the faults end, one compute must commit again, and every safekeeper catch up.
 //!

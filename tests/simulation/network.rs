@@ -40,6 +40,8 @@ pub(crate) struct Network {
     next: u64,
     /// Between these computes and safekeepers nothing passes until then.
     parted: BTreeMap<(usize, usize), u64>,
+    /// What is on its way to the safekeeper on these connections waits until then.
+    held: BTreeMap<u64, u64>,
 }
 
 impl Network {
@@ -112,6 +114,7 @@ impl Network {
         let closed = |c: &Connection| !c.compute_open && !c.node_open;
         if self.connections.get(&id).is_some_and(closed) {
             self.connections.remove(&id);
+            self.held.remove(&id);
         }
     }
 
@@ -125,8 +128,20 @@ impl Network {
         self.parted.insert((compute, node), until);
     }
 
+    /// Holds up what is on its way to the safekeeper.
+    pub(crate) fn hold(&mut self, id: u64, until: u64) {
+        self.held.insert(id, until);
+    }
+
     pub(crate) fn unite(&mut self) {
         self.parted.clear();
+        self.held.clear();
+    }
+
+    /// Until when nothing arrives at the safekeeper on this connection.
+    pub(crate) fn held_until(&self, id: u64, ends: Ends, now: u64) -> Option<u64> {
+        let held = self.held.get(&id).copied().filter(|until| *until > now);
+        held.max(self.parted_until(ends, now))
     }
 
     /// Until when nothing passes between the two.

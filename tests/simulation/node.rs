@@ -7,7 +7,7 @@ use glowplug::id::{TenantId, TimelineId};
 use glowplug::lsn::{Lsn, WAL_SEGMENT_SIZE};
 use glowplug::storage::acceptor::{Acceptor, ControlState, Effect, ServerInfo};
 use glowplug::wire::safekeeper::{
-    AcceptorMessage, HotStandbyFeedback, Member, Membership, ProposerMessage,
+    AcceptorMessage, HotStandbyFeedback, Membership, ProposerMessage,
 };
 use glowplug::wire::wal_record::RecordDecoder;
 
@@ -27,7 +27,7 @@ pub(crate) enum Creation {
     Implicit,
     /// By its storage, without membership.
     Explicit,
-    /// By its storage, with a membership of all nodes.
+    /// By its storage, with a membership.
     WithMembership,
 }
 
@@ -41,6 +41,10 @@ pub(crate) struct Disk {
 
 pub(crate) struct Node {
     pub(crate) id: u64,
+    /// Whether it holds the timeline.
+    pub(crate) exists: bool,
+    /// Whether it held the timeline before, and others do now.
+    pub(crate) relieved: bool,
     pub(crate) disk: Disk,
     /// `None` while it is down.
     pub(crate) acceptor: Option<Acceptor>,
@@ -57,8 +61,9 @@ impl Node {
     pub(crate) fn new(
         id: u64,
         start: Lsn,
-        count: u64,
+        membership: Option<&Membership>,
         creation: Creation,
+        exists: bool,
         bug: Option<Bug>,
     ) -> Self {
         let server = ServerInfo {
@@ -66,10 +71,7 @@ impl Node {
             system_id: 7,
             wal_segment_size: WAL_SEGMENT_SIZE as u32,
         };
-        let membership = match creation {
-            Creation::WithMembership => membership(count),
-            Creation::Implicit | Creation::Explicit => Membership::default(),
-        };
+        let membership = membership.cloned().unwrap_or_default();
         let start_lsn = match creation {
             Creation::Implicit => Lsn::INVALID,
             Creation::Explicit | Creation::WithMembership => start,
@@ -77,12 +79,9 @@ impl Node {
         let control = ControlState::explicit(TENANT, TIMELINE, membership, server, start_lsn);
         let mut node = Self {
             id,
-            disk: Disk {
-                control: control.unwrap(),
-                start,
-                wal: Vec::new(),
-                unsynced: Vec::new(),
-            },
+            exists,
+            relieved: false,
+            disk: Disk::empty(control.unwrap(), start),
             acceptor: None,
             unanswered: BTreeSet::new(),
             bug,
@@ -94,7 +93,7 @@ impl Node {
     }
 
     pub(crate) fn start(&mut self) {
-        if self.acceptor.is_none() {
+        if self.exists && self.acceptor.is_none() {
             let flush_lsn = self.disk.find_end();
             let control = self.disk.control.clone();
             self.acceptor = Some(Acceptor::load(self.id, control, flush_lsn));
@@ -111,10 +110,70 @@ impl Node {
                 statistics.count("unsynced wal lost");
             }
         }
+        self.forget();
+    }
+
+    fn forget(&mut self) {
         self.acceptor = None;
         self.unanswered.clear();
         self.compared_until = self.disk.start;
         self.agreed_until = self.disk.start;
+    }
+
+    /// It holds the timeline no longer.
+    pub(crate) fn remove(&mut self) {
+        self.relieved |= self.exists;
+        self.exists = false;
+        self.disk = Disk::empty(self.disk.control.clone(), self.disk.start);
+        self.forget();
+    }
+
+    /// What another one takes over from it.
+    pub(crate) fn snapshot(&self) -> Disk {
+        let start = self.disk.start;
+        let end = self.acceptor.as_ref().map_or(start, Acceptor::flush_lsn);
+        Disk {
+            wal: self.disk.durable_copy(start, end.max(start)),
+            ..Disk::empty(self.disk.control.clone(), start)
+        }
+    }
+
+    /// It takes over the timeline of another one.
+    pub(crate) fn create_from(&mut self, disk: Disk, membership: &Membership) {
+        self.disk = disk;
+        self.exists = true;
+        self.relieved = false;
+        self.start();
+        self.switch(membership);
+    }
+
+    /// How much it has: last term of the log, its end, and the term; `None` if it is
+    /// down or has no timeline.
+    pub(crate) fn rank(&self) -> Option<(u64, Lsn, u64)> {
+        let acceptor = self.acceptor.as_ref()?;
+        let (term, flush_lsn) = (acceptor.last_log_term(), acceptor.flush_lsn());
+        Some((term, flush_lsn, acceptor.term()))
+    }
+
+    /// Takes on a membership; its term, and where its log ends. `None` if it is down.
+    pub(crate) fn switch(&mut self, to: &Membership) -> Option<(u64, (u64, Lsn))> {
+        let acceptor = self.acceptor.as_mut()?;
+        let mut effects = Vec::new();
+        acceptor.switch_membership(to.clone(), &mut effects).ok()?;
+        self.perform(effects, &mut Statistics::default());
+        let (log_term, flush_lsn, term) = self.rank()?;
+        Some((term, (log_term, flush_lsn)))
+    }
+
+    /// Raises its term; false if it is down.
+    pub(crate) fn bump_term(&mut self, to: u64) -> bool {
+        let Some(acceptor) = self.acceptor.as_mut() else {
+            return false;
+        };
+        let mut effects = Vec::new();
+        acceptor.bump_term(Some(to), &mut effects);
+        self.perform(effects, &mut Statistics::default());
+        true
     }
 
     /// Takes a message. The answers, and whether the connection lives on.
@@ -133,6 +192,10 @@ impl Node {
                 append.term = acceptor.term();
             }
             _ => {}
+        }
+        if self.bug == Some(Bug::IgnoresGeneration) {
+            let own = acceptor.control().membership.generation;
+            set_generation(&mut message, own);
         }
         let asked_term = match &message {
             ProposerMessage::VoteRequest(request) => Some(request.term),
@@ -206,7 +269,25 @@ impl Node {
     }
 }
 
+fn set_generation(message: &mut ProposerMessage, to: u32) {
+    match message {
+        ProposerMessage::Greeting(_) => {}
+        ProposerMessage::VoteRequest(request) => request.generation = to,
+        ProposerMessage::Elected(elected) => elected.generation = to,
+        ProposerMessage::AppendRequest(append) => append.generation = to,
+    }
+}
+
 impl Disk {
+    fn empty(control: ControlState, start: Lsn) -> Self {
+        Self {
+            control,
+            start,
+            wal: Vec::new(),
+            unsynced: Vec::new(),
+        }
+    }
+
     fn offset(&self, lsn: Lsn) -> usize {
         lsn.bytes_since(self.start) as usize
     }
@@ -262,18 +343,5 @@ impl Disk {
             end = record.next;
         }
         end
-    }
-}
-
-fn membership(count: u64) -> Membership {
-    let member = |node_id| Member {
-        node_id,
-        host: format!("node-{node_id}"),
-        pg_port: 5454,
-    };
-    Membership {
-        generation: 1,
-        members: (1..=count).map(member).collect(),
-        new_members: Vec::new(),
     }
 }

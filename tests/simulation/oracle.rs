@@ -10,7 +10,10 @@ use crate::wal::Log;
 
 pub(crate) struct Oracle {
     start: Lsn,
-    majority: usize,
+    /// Sets of nodes: a majority of each must have what is committed.
+    entrusted: Vec<Vec<usize>>,
+    /// What was committed just now, and by whose majorities.
+    fresh: Vec<(Lsn, Vec<Vec<usize>>)>,
     /// Who won each term.
     winners: BTreeMap<u64, u64>,
     /// The log of each proposer that writes one.
@@ -26,16 +29,27 @@ pub(crate) struct Oracle {
 pub(crate) type Verdict = Result<(), String>;
 
 impl Oracle {
-    pub(crate) fn new(start: Lsn, nodes: usize) -> Self {
+    pub(crate) fn new(start: Lsn, entrusted: Vec<Vec<usize>>) -> Self {
         Self {
             start,
-            majority: nodes / 2 + 1,
+            entrusted,
+            fresh: Vec::new(),
             winners: BTreeMap::new(),
             logs: BTreeMap::new(),
             histories: BTreeMap::new(),
             commits: BTreeMap::new(),
             committed: Log::new(start, Vec::new()),
         }
+    }
+
+    /// From now on these sets must have what is committed.
+    pub(crate) fn entrust(&mut self, sets: Vec<Vec<usize>>) {
+        self.entrusted = sets;
+    }
+
+    /// All nodes that are to have what is committed.
+    pub(crate) fn entrusted(&self) -> impl Iterator<Item = usize> + '_ {
+        self.entrusted.iter().flatten().copied()
     }
 
     /// End of what was ever committed.
@@ -67,6 +81,12 @@ impl Oracle {
                  committed in an earlier one"
             )),
         }
+    }
+
+    /// Whether nobody else was elected since a proposer was for the first time.
+    pub(crate) fn is_alone(&self, life: u64) -> bool {
+        let mut since = self.winners.values().skip_while(|winner| **winner != life);
+        since.next().is_some() && since.all(|winner| *winner == life)
     }
 
     /// A proposer tells this history of its term.
@@ -106,8 +126,10 @@ impl Oracle {
         (log.end() == end).then_some(log)
     }
 
-    /// The proposer of a term counts everything up to here as committed.
-    pub(crate) fn commit(&mut self, term: u64, commit_lsn: Lsn) -> Verdict {
+    /// The proposer of a term counts everything up to here as committed, by majorities
+    /// of these sets.
+    pub(crate) fn commit(&mut self, term: u64, commit_lsn: Lsn, sets: Vec<Vec<usize>>) -> Verdict {
+        self.fresh.push((commit_lsn, sets));
         // What was compared when it committed before is not compared again.
         let from = self.commits.get(&term).copied().unwrap_or(self.start);
         let Some(log) = self.assemble(term, from, commit_lsn) else {
@@ -129,7 +151,7 @@ impl Oracle {
     }
 
     /// Checks all safekeepers.
-    pub(crate) fn check(&self, nodes: &mut [Node]) -> Verdict {
+    pub(crate) fn check(&mut self, nodes: &mut [Node]) -> Verdict {
         for node in nodes.iter_mut() {
             self.check_log(node)?;
             self.check_commit(node)?;
@@ -192,7 +214,7 @@ impl Oracle {
     }
 
     /// What was committed is on a majority, even if all of them crash now.
-    fn check_majority(&self, nodes: &mut [Node]) -> Verdict {
+    fn check_majority(&mut self, nodes: &mut [Node]) -> Verdict {
         let end = self.committed_end();
         for node in nodes.iter_mut() {
             while node.agreed_until < end {
@@ -208,17 +230,33 @@ impl Oracle {
                 }
             }
         }
-        let holders = nodes.iter().filter(|node| node.agreed_until >= end).count();
-        if holders < self.majority {
-            return Err(format!(
-                "what was committed up to {end} is durable on {holders} safekeepers only"
-            ));
+        let holds = |end: Lsn| move |node: &Node| node.agreed_until >= end;
+        for (end, sets) in self.fresh.drain(..) {
+            // Who has confirmed it may have been relieved since: then others have it.
+            check_sets(nodes, end, &sets, |node| node.relieved || holds(end)(node))?;
         }
-        Ok(())
+        check_sets(nodes, end, &self.entrusted, holds(end))
     }
 
     /// Whether a safekeeper holds everything up to here.
     pub(crate) fn holds(node: &Node, end: Lsn) -> bool {
         node.acceptor.is_some() && node.agreed_until >= end
     }
+}
+
+fn check_sets(
+    nodes: &[Node],
+    end: Lsn,
+    sets: &[Vec<usize>],
+    holds: impl Fn(&Node) -> bool,
+) -> Verdict {
+    for set in sets {
+        let holders = set.iter().filter(|index| holds(&nodes[**index])).count();
+        if holders <= set.len() / 2 {
+            return Err(format!(
+                "what was committed up to {end} is durable on {holders} safekeepers only of {set:?}"
+            ));
+        }
+    }
+    Ok(())
 }

@@ -1,12 +1,14 @@
 //! A log of valid records on valid pages, made up as it goes.
 
-use glowplug::lsn::{Lsn, WAL_PAGE_SIZE};
+use glowplug::lsn::{Lsn, WAL_PAGE_SIZE, WAL_SEGMENT_SIZE};
 use glowplug::wire::wal_page::{FIRST_IS_CONTRECORD, PageHeader, page_magic};
 
 /// The major version whose WAL this is.
 pub(crate) const PG_MAJOR: u32 = 15;
 /// `XLOG_NOOP`.
 const NOOP: u8 = 0x20;
+/// `XLOG_SWITCH`.
+const SWITCH: u8 = 0x40;
 const SYSTEM_ID: u64 = 7;
 
 /// A log from the start of the timeline on.
@@ -36,15 +38,21 @@ impl Log {
     pub(crate) fn append(&mut self, writer: u64, serial: u64, size: usize) {
         let mut data = [writer.to_le_bytes(), serial.to_le_bytes()].concat();
         data.resize(size.max(16), writer as u8);
-        let mut record = Vec::with_capacity(24 + data.len());
-        record.extend_from_slice(&(24 + data.len() as u32).to_le_bytes());
-        record.extend_from_slice(&[0; 12]); // xid, previous record
-        record.extend_from_slice(&[NOOP, 0, 0, 0]);
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&data), &record);
-        record.extend_from_slice(&crc.to_le_bytes());
-        record.extend_from_slice(&data);
-        self.put(&record);
+        self.put(&record(NOOP, &data));
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+    }
+
+    /// Bytes that are left in the segment.
+    pub(crate) fn left_in_segment(&self) -> u64 {
+        WAL_SEGMENT_SIZE - self.end().segment_offset()
+    }
+
+    /// Appends a record that ends the segment. What is left of it is zeros, page
+    /// headers included.
+    pub(crate) fn switch_segment(&mut self) {
+        self.put(&record(SWITCH, &[]));
+        let left = self.left_in_segment() % WAL_SEGMENT_SIZE;
+        self.bytes.resize(self.bytes.len() + left as usize, 0);
     }
 
     fn put(&mut self, mut record: &[u8]) {
@@ -83,6 +91,17 @@ impl Log {
     }
 }
 
+fn record(info: u8, data: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(24 + data.len());
+    record.extend_from_slice(&(24 + data.len() as u32).to_le_bytes());
+    record.extend_from_slice(&[0; 12]); // xid, previous record
+    record.extend_from_slice(&[info, 0, 0, 0]);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(data), &record);
+    record.extend_from_slice(&crc.to_le_bytes());
+    record.extend_from_slice(data);
+    record
+}
+
 #[test]
 fn the_log_is_what_the_decoder_takes_for_wal() {
     use glowplug::wire::wal_record::RecordDecoder;
@@ -94,6 +113,11 @@ fn the_log_is_what_the_decoder_takes_for_wal() {
         log.append(1, serial as u64, size);
         ends.push(log.end());
     }
+    log.switch_segment();
+    ends.push(Lsn(2 * WAL_SEGMENT_SIZE));
+    assert_eq!(log.end(), Lsn(2 * WAL_SEGMENT_SIZE));
+    log.append(1, 9, 40);
+    ends.push(log.end());
     let mut decoder = RecordDecoder::new(start, PG_MAJOR).unwrap();
     let mut input = &log.bytes[..];
     let mut found = Vec::new();

@@ -2,6 +2,8 @@
 
 mod computes;
 mod faults;
+mod membership;
+mod mutants;
 mod traffic;
 
 use std::cmp::Reverse;
@@ -20,6 +22,7 @@ use crate::node::{Creation, Node};
 use crate::oracle::{Oracle, Verdict};
 use crate::random::Random;
 use crate::statistics::Statistics;
+use membership::{Controller, membership};
 
 /// How long faults happen, in microseconds.
 const FAULTY: Range<u64> = 200_000..1_200_000;
@@ -41,6 +44,10 @@ enum Event {
     Fetch(usize, u64, Slot),
     StartCompute(usize),
     StartNode(usize),
+    /// The storage controller does its next step.
+    Control,
+    /// A compute learns which safekeepers its spec names.
+    Endpoints(usize),
     Fault,
 }
 
@@ -57,7 +64,13 @@ pub(crate) struct World {
     network: Network,
     nodes: Vec<Node>,
     computes: Vec<Option<Compute>>,
+    /// What the spec names.
     endpoints: Endpoints,
+    controller: Controller,
+    /// How far the clock of each compute's machine is ahead, in microseconds.
+    clocks: Vec<u64>,
+    /// Until when each compute's machine does nothing.
+    stalled: Vec<u64>,
     /// Messages pass through the codec of this version, or not at all.
     version: Option<ProtocolVersion>,
     start: Lsn,
@@ -82,6 +95,7 @@ impl World {
         let start = random.pick(&[
             WAL_PAGE_SIZE - 64,
             WAL_SEGMENT_SIZE - 2048,
+            WAL_SEGMENT_SIZE - 40_000,
             3 * WAL_PAGE_SIZE + 504,
         ]);
         let start = Lsn(WAL_SEGMENT_SIZE + start.unwrap_or(0));
@@ -90,7 +104,17 @@ impl World {
             1 if creation != Creation::WithMembership => Some(ProtocolVersion::V2),
             _ => None,
         };
-        let nodes = (1..=count).map(|id| Node::new(id, start, count, creation, bug));
+        let members: Vec<_> = (0..count as usize).collect();
+        let first = (creation == Creation::WithMembership).then(|| membership(1, &members, &[]));
+        // Others may become members later.
+        let spare = match &first {
+            Some(_) => random.within(0..3),
+            None => 0,
+        };
+        let nodes = (0..count + spare).map(|index| {
+            let exists = index < count;
+            Node::new(index + 1, start, first.as_ref(), creation, exists, bug)
+        });
         let mut world = Self {
             traced,
             bug,
@@ -104,13 +128,16 @@ impl World {
             computes: (0..computes).map(|_| None).collect(),
             endpoints: Endpoints {
                 endpoints: (0..count).map(|index| format!("node-{index}")).collect(),
-                generation: (creation == Creation::WithMembership).then_some(1),
+                generation: first.as_ref().map(|membership| membership.generation),
             },
+            controller: Controller::new(first),
+            clocks: vec![0; computes],
+            stalled: vec![0; computes],
             version,
             start,
             lives: 0,
             faulty: true,
-            oracle: Oracle::new(start, count as usize),
+            oracle: Oracle::new(start, vec![members]),
             statistics: Statistics::default(),
             random,
         };
@@ -119,6 +146,9 @@ impl World {
             world.after(delay, Event::StartCompute(index));
         }
         world.after(50_000, Event::Fault);
+        if creation == Creation::WithMembership {
+            world.after(50_000, Event::Control);
+        }
         world
     }
 
@@ -130,7 +160,9 @@ impl World {
         let before = self.oracle.committed_end();
         let healed = |world: &Self| {
             let end = world.oracle.committed_end();
-            end > before && world.nodes.iter().all(|node| Oracle::holds(node, before))
+            let mut members = world.oracle.entrusted();
+            let all = members.all(|node| Oracle::holds(&world.nodes[node], before));
+            end > before && all && !world.controller.is_busy()
         };
         self.run_until(self.now + HEALING, healed)?;
         if !healed(&self) {
@@ -167,6 +199,7 @@ impl World {
         self.trace(|| "the faults end".to_owned());
         self.faulty = false;
         self.network.unite();
+        self.stalled.fill(self.now);
         for node in &mut self.nodes {
             node.start();
         }
@@ -174,6 +207,7 @@ impl World {
             self.kill(index);
         }
         self.after(0, Event::StartCompute(0));
+        self.tell_endpoints();
     }
 
     fn trace(&self, what: impl FnOnce() -> String) {
@@ -219,8 +253,25 @@ impl World {
         lines.join("\n")
     }
 
-    fn instant(&self) -> Instant {
-        self.epoch + Duration::from_micros(self.now)
+    /// What time a compute believes it is.
+    fn instant(&self, compute: usize) -> Instant {
+        self.epoch + Duration::from_micros(self.now + self.clocks[compute])
+    }
+
+    /// Until when a machine that stands still puts off an event.
+    fn put_off(&self, event: Event) -> Option<u64> {
+        let compute = match event {
+            Event::AtCompute(id) | Event::BrokenAtCompute(id) => {
+                self.network.at_compute(id)?.compute
+            }
+            Event::Wake(index, _)
+            | Event::Write(index, _)
+            | Event::Fetch(index, _, _)
+            | Event::Endpoints(index) => index,
+            _ => return None,
+        };
+        let until = self.stalled[compute];
+        (until > self.now).then_some(until)
     }
 
     fn after(&mut self, delay: u64, event: Event) {
@@ -234,6 +285,10 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) -> Verdict {
+        if let Some(until) = self.put_off(event) {
+            self.at(until, event);
+            return Ok(());
+        }
         match event {
             Event::AtNode(id) => {
                 self.arrive_at_node(id);
@@ -257,6 +312,11 @@ impl World {
                 self.nodes[node].start();
                 Ok(())
             }
+            Event::Control => {
+                self.control();
+                Ok(())
+            }
+            Event::Endpoints(index) => self.learn_endpoints(index),
             Event::Fault => {
                 self.fault();
                 Ok(())
@@ -265,6 +325,8 @@ impl World {
     }
 }
 
+/// A safekeeper may have several names, all of which begin alike.
 fn node_of(endpoint: &str) -> usize {
-    endpoint.trim_start_matches("node-").parse().unwrap()
+    let name = endpoint.split('.').next().unwrap();
+    name.trim_start_matches("node-").parse().unwrap()
 }

@@ -55,6 +55,9 @@ pub struct Timing {
     pub reconnect_cap: Duration,
     /// How long a safekeeper may stay silent when an answer is due.
     pub silence_limit: Duration,
+    /// How long a safekeeper waits for an election that others hold up, before it is
+    /// asked again what its membership is: that may be what holds it up.
+    pub ask_again: Duration,
     /// Longest time without a message to a safekeeper that streams.
     pub heartbeat: Duration,
     /// How long news of a commit may wait for WAL that carries it along.
@@ -84,6 +87,7 @@ impl Timing {
         reconnect_first: Duration::from_millis(50),
         reconnect_cap: Duration::from_secs(1),
         silence_limit: Duration::from_secs(10),
+        ask_again: Duration::from_secs(2),
         heartbeat: Duration::from_secs(1),
         commit_notice: Duration::from_millis(5),
         straggler_grace: Duration::from_secs(2),

@@ -152,8 +152,7 @@ impl Proposer {
             .node_id
             .is_some_and(|id| self.electorate.contains_node(id));
         if is_member && peer.greeted_generation < generation {
-            self.outputs.push_back(Output::Disconnect(slot));
-            self.connect(now, slot);
+            self.greet_again(now, slot);
             return;
         }
         let text = if is_member {
@@ -167,13 +166,18 @@ impl Proposer {
         self.drop_peer(now, slot, Loss::new(LossKind::Membership, text));
     }
 
+    pub(super) fn greet_again(&mut self, now: Instant, slot: Slot) {
+        self.outputs.push_back(Output::Disconnect(slot));
+        self.connect(now, slot);
+    }
+
     /// The highest term that a greeting may show without meaning that somebody else
     /// was elected since.
     fn tolerated_term(&self) -> u64 {
         match &self.phase {
             Phase::Campaign { term } => *term,
             Phase::Leading(leader) => leader.term,
-            _ if self.won_term.is_some() => self.asked_term,
+            _ if !self.won_terms.is_empty() => self.asked_term,
             _ => u64::MAX,
         }
     }
@@ -181,7 +185,7 @@ impl Proposer {
     /// Somebody else was elected, or is about to be.
     pub(super) fn meet_newer_term(&mut self, now: Instant, slot: Slot, term: u64) {
         let streams = matches!(self.config.mode, Mode::Stream { .. });
-        if streams && let Some(ours) = self.won_term {
+        if streams && let Some(&ours) = self.won_terms.last() {
             let endpoint = self.peers[slot.0].endpoint.clone();
             self.finish(Err(Failure::NewerTerm {
                 endpoint,
@@ -337,7 +341,7 @@ impl Proposer {
             lsn: term_start_lsn,
         });
         self.truncate_lsn = self.truncate_lsn.max(log.truncate_lsn);
-        self.won_term = Some(term);
+        self.won_terms.push(term);
         self.lost_elections.reset();
         self.phase = Phase::Leading(Leader {
             term,
@@ -399,14 +403,17 @@ impl Proposer {
 
     /// The same for a stream: the local postgres must continue exactly this log.
     fn settle_stream(&mut self, start_lsn: Lsn, log: &VotedLog) -> Option<(Lsn, TermHistory)> {
-        if !log.end.is_valid() && self.won_term.is_none() {
-            self.window = super::WalWindow::empty_at(start_lsn);
+        let is_first = self.won_terms.is_empty();
+        if !log.end.is_valid() && !self.commit_lsn.is_valid() {
+            if is_first {
+                self.window = super::WalWindow::empty_at(start_lsn);
+            }
             return Some((start_lsn, TermHistory::default()));
         }
         // Replay skips the header of a page, so a basebackup may name the place
         // behind it (`pgxn/neon/walproposer_pg.c: walprop_pg_after_election`).
         let untouched = log.end.skip_page_header() == start_lsn.skip_page_header();
-        let ours = self.won_term == Some(log.last_term) && log.end >= self.commit_lsn;
+        let ours = self.won_terms.contains(&log.last_term) && log.end >= self.commit_lsn;
         if !untouched && !ours {
             self.finish(Err(Failure::Diverged {
                 start_lsn,
@@ -415,7 +422,7 @@ impl Proposer {
             }));
             return None;
         }
-        if self.won_term.is_none() {
+        if is_first {
             self.window = super::WalWindow::empty_at(log.end);
         }
         Some((log.end, log.term_history.clone()))

@@ -31,6 +31,8 @@ pub(super) struct Peer {
     pub(super) granted_term: Option<u64>,
     /// Messages to send before any WAL.
     pub(super) outbox: VecDeque<ProposerMessage>,
+    /// When it was last heard of.
+    pub(super) heard_at: Instant,
     /// Since when an answer is due.
     pub(super) silent_since: Option<Instant>,
     pub(super) backoff: Backoff,
@@ -125,6 +127,7 @@ impl Peer {
             acked: Acked::default(),
             granted_term: None,
             outbox: VecDeque::new(),
+            heard_at: now,
             silent_since: None,
             backoff: Backoff::new(timing.reconnect_first, timing.reconnect_cap),
             last_loss: None,
@@ -141,6 +144,11 @@ impl Peer {
 
     pub(super) fn is_connected(&self) -> bool {
         !matches!(self.link, Link::Offline { .. } | Link::Connecting)
+    }
+
+    /// Whether it has said all that it was asked.
+    pub(super) fn waits_for_election(&self) -> bool {
+        matches!(self.link, Link::Greeted | Link::Voted(_))
     }
 
     pub(super) fn vote(&self) -> Option<&Vote> {

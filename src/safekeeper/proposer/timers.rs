@@ -32,7 +32,8 @@ impl Proposer {
         let of_link = match &peer.link {
             Link::Offline { retry_at } => Some(*retry_at),
             Link::Active(stream) => stream.deadline(timing),
-            _ => None,
+            Link::Greeted | Link::Voted(_) => Some(peer.heard_at + timing.ask_again),
+            Link::Connecting | Link::AwaitingVote => None,
         };
         silence.into_iter().chain(of_link).min()
     }
@@ -47,6 +48,7 @@ impl Proposer {
             self.collect(now);
         }
         self.drop_silent(now);
+        self.ask_again(now);
         self.connect_due(now);
         self.expire_streams(now);
         if matches!(self.config.mode, Mode::Sync) {
@@ -61,6 +63,18 @@ impl Proposer {
             if since.is_some_and(|since| since + limit <= now) {
                 let text = format!("did not answer for {limit:?}");
                 self.drop_peer(now, slot, Loss::new(LossKind::Silent, text));
+            }
+        }
+    }
+
+    /// Greets safekeepers anew that wait for an election. Nobody tells when a
+    /// membership changes, and the one they named may need somebody who is gone.
+    fn ask_again(&mut self, now: Instant) {
+        let wait = self.config.timing.ask_again;
+        for slot in self.slots() {
+            let peer = &self.peers[slot.0];
+            if peer.waits_for_election() && peer.heard_at + wait <= now {
+                self.greet_again(now, slot);
             }
         }
     }

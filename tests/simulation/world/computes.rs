@@ -6,13 +6,14 @@ use glowplug::safekeeper::proposer::{Failure, Input, Output, Source, Synced};
 use glowplug::wire::safekeeper::ProposerMessage;
 
 use super::{Event, World, node_of};
-use crate::bug::Bug;
 use crate::compute::{Compute, Fetch};
 use crate::network::Ends;
 use crate::oracle::Verdict;
 
 /// Most WAL that a compute writes ahead of what is committed, in bytes.
 const UNCOMMITTED: u64 = 8000;
+/// A segment of which less is left may be switched: zeros are WAL, too.
+const SWITCHABLE: u64 = 30_000;
 
 impl World {
     pub(super) fn compute(&mut self, index: usize, life: u64) -> Option<&mut Compute> {
@@ -21,7 +22,7 @@ impl World {
     }
 
     pub(super) fn input(&mut self, index: usize, life: u64, input: Input) -> Verdict {
-        let now = self.instant();
+        let now = self.instant(index);
         if let Some(compute) = self.compute(index, life) {
             compute.proposer.handle(now, input);
         }
@@ -30,7 +31,7 @@ impl World {
 
     /// Carries out what the proposer wants, hands in WAL, sends what it has to say.
     fn pump(&mut self, index: usize, life: u64) -> Verdict {
-        let now = self.instant();
+        let now = self.instant(index);
         loop {
             while let Some(output) = self
                 .compute(index, life)
@@ -50,7 +51,7 @@ impl World {
                 .compute(index, life)
                 .and_then(|compute| compute.proposer.poll_message(now, slot))
             {
-                self.send_to_node(index, life, id, message)?;
+                self.send_to_node(id, message)?;
             }
         }
         self.note_commit(index, life)?;
@@ -60,7 +61,7 @@ impl World {
     }
 
     fn wake_when_due(&mut self, index: usize, life: u64) {
-        let (epoch, now) = (self.epoch, self.now);
+        let (epoch, now, ahead) = (self.epoch, self.now, self.clocks[index]);
         let Some(compute) = self.compute(index, life) else {
             return;
         };
@@ -68,7 +69,7 @@ impl World {
             return;
         };
         let due = deadline.saturating_duration_since(epoch).as_micros() as u64 + 1;
-        let due = due.max(now + 1);
+        let due = due.saturating_sub(ahead).max(now + 1);
         if compute.wakes_at.is_none_or(|at| at > due || at <= now) {
             compute.wakes_at = Some(due);
             self.at(due, Event::Wake(index, life));
@@ -76,7 +77,7 @@ impl World {
     }
 
     pub(super) fn wake(&mut self, index: usize, life: u64) -> Verdict {
-        let now = self.instant();
+        let now = self.instant(index);
         let Some(compute) = self.compute(index, life) else {
             return Ok(());
         };
@@ -111,7 +112,7 @@ impl World {
                     compute.connections.insert(slot, id);
                 }
                 let greeting = ProposerMessage::Greeting(*greeting);
-                self.send_to_node(index, life, id, greeting)?;
+                self.send_to_node(id, greeting)?;
             }
             Output::Disconnect(slot) => {
                 let id = self
@@ -152,6 +153,9 @@ impl World {
                 term_start_lsn,
             } => {
                 self.statistics.count("elected");
+                if let Some(compute) = self.compute(index, life) {
+                    compute.term_start_lsn = term_start_lsn;
+                }
                 self.oracle.elected(term, life, term_start_lsn)?;
             }
             Output::Finished(result) => {
@@ -166,7 +170,7 @@ impl World {
     /// Hands in WAL of the local postgres, in a piece that ends anywhere; false if
     /// there is none, or no room for it.
     fn feed(&mut self, index: usize, life: u64) -> bool {
-        let now = self.instant();
+        let now = self.instant(index);
         let size = self.random.within(1..1500);
         let Some(compute) = self.compute(index, life) else {
             return false;
@@ -193,6 +197,7 @@ impl World {
             _ => 40,
         };
         let delay = self.random.within(200..8000);
+        let switches = self.random.one_in(4);
         let compute = self.computes[index].as_mut();
         let Some(compute) = compute.filter(|compute| compute.life == life) else {
             return Ok(());
@@ -201,7 +206,12 @@ impl World {
             && log.end().bytes_since(compute.committed.max(log.start)) < UNCOMMITTED
         {
             compute.records += 1;
-            log.append(life, compute.records, size as usize);
+            if switches && log.left_in_segment() < SWITCHABLE {
+                log.switch_segment();
+                self.statistics.count("segment switched");
+            } else {
+                log.append(life, compute.records, size as usize);
+            }
             self.oracle.write(life, log);
         }
         self.after(delay, Event::Write(index, life));
@@ -209,24 +219,26 @@ impl World {
     }
 
     fn note_commit(&mut self, index: usize, life: u64) -> Verdict {
-        let minority = self.bug == Some(Bug::CommitsWithMinority);
+        let false_commit = self.false_commit(index);
         let Some(compute) = self.compute(index, life) else {
             return Ok(());
         };
         let Some(term) = compute.proposer.leading_term() else {
             return Ok(());
         };
-        let mut commit_lsn = compute.proposer.commit_lsn();
-        if minority {
-            commit_lsn = minority_commit(compute).max(commit_lsn);
-        }
+        let commit_lsn = compute.proposer.commit_lsn().max(false_commit);
         if commit_lsn <= compute.committed {
             return Ok(());
         }
+        let generation = compute.generation;
         compute.committed = commit_lsn;
-        self.trace(|| format!("proposer {life}: committed {commit_lsn}"));
+        let mut sets = self.controller.sets(generation);
+        if sets.is_empty() {
+            sets.push(self.oracle.entrusted().collect());
+        }
+        self.trace(|| format!("proposer {life}: committed {commit_lsn} by {sets:?}"));
         self.statistics.count("committed");
-        self.oracle.commit(term, commit_lsn)
+        self.oracle.commit(term, commit_lsn, sets)
     }
 
     fn note_end(&mut self, index: usize, life: u64) -> Verdict {
@@ -238,6 +250,12 @@ impl World {
             None => Ok(()),
             Some(Ok(synced)) => self.take_over(index, before, synced),
             Some(Err(failure)) => {
+                let diverged = matches!(failure, Failure::Diverged { .. });
+                if diverged && self.oracle.is_alone(life) {
+                    return Err(format!(
+                        "proposer {life} gives up, although it is alone: {failure}"
+                    ));
+                }
                 self.statistics.count(match failure {
                     Failure::NewerTerm { .. } => "fenced",
                     Failure::Diverged { .. } => "diverged",
@@ -278,7 +296,7 @@ impl World {
         self.lives += 1;
         let life = self.lives;
         self.oracle.write(life, &log);
-        let compute = Compute::streaming(life, self.endpoints.clone(), self.instant(), log);
+        let compute = Compute::streaming(life, self.endpoints.clone(), self.instant(index), log);
         self.computes[index] = Some(compute);
         self.after(500, Event::Write(index, life));
         self.pump(index, life)
@@ -290,10 +308,41 @@ impl World {
         }
         self.lives += 1;
         let life = self.lives;
-        let mut compute = Compute::syncing(life, self.endpoints.clone(), self.instant());
+        let mut compute = Compute::syncing(life, self.endpoints.clone(), self.instant(index));
         compute.committed_before = self.oracle.committed_end();
         self.computes[index] = Some(compute);
         self.pump(index, life)
+    }
+
+    /// The spec has changed; each compute learns it in its own time.
+    pub(super) fn tell_endpoints(&mut self) {
+        for index in 0..self.computes.len() {
+            let delay = self
+                .random
+                .within(1..if self.faulty { 150_000 } else { 2000 });
+            self.after(delay, Event::Endpoints(index));
+        }
+    }
+
+    /// The order of the list means nothing.
+    pub(super) fn learn_endpoints(&mut self, index: usize) -> Verdict {
+        let mut list = self.endpoints.clone();
+        for last in (1..list.endpoints.len()).rev() {
+            let other = self.random.within(0..last as u64 + 1) as usize;
+            list.endpoints.swap(last, other);
+        }
+        let Some(compute) = &self.computes[index] else {
+            return Ok(());
+        };
+        let life = compute.life;
+        if compute.log.is_none() {
+            // A start that is under way begins anew.
+            self.kill(index);
+            return self.start_compute(index);
+        }
+        self.statistics.count("list changed");
+        self.trace(|| format!("proposer {life} learns of {list:?}"));
+        self.input(index, life, Input::Endpoints(list))
     }
 
     /// What it has sent may still arrive.
@@ -304,10 +353,4 @@ impl World {
             }
         }
     }
-}
-
-/// What a single safekeeper has, under a term that was won.
-pub(super) fn minority_commit(compute: &Compute) -> Lsn {
-    let flushed = compute.proposer.peers().map(|peer| peer.flush_lsn);
-    flushed.max().unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! What goes wrong.
 
-use super::{Event, World};
+use super::{Event, World, node_of};
 
 impl World {
     pub(super) fn fault(&mut self) {
@@ -9,12 +9,41 @@ impl World {
         }
         let delay = self.random.within(2000..60_000);
         self.after(delay, Event::Fault);
-        match self.random.within(0..12) {
-            0..5 => self.break_connection(),
-            5..8 => self.crash_node(),
-            8..10 => self.part(),
-            _ => self.crash_compute(),
+        match self.random.within(0..32) {
+            0..12 => self.break_connection(),
+            12..19 => self.crash_node(),
+            19..24 => self.part(),
+            24..27 => self.crash_compute(),
+            27..29 => self.rename_node(),
+            29 => self.jump(),
+            _ => self.stall(),
         }
+    }
+
+    /// The spec names a safekeeper anew.
+    fn rename_node(&mut self) {
+        let names = &mut self.endpoints.endpoints;
+        let index = self.random.within(0..names.len() as u64) as usize;
+        let node = node_of(&names[index]);
+        names[index] = format!("node-{node}.{}", self.random.within(0..3));
+        self.tell_endpoints();
+    }
+
+    /// A clock leaps: much seems to be due.
+    fn jump(&mut self) {
+        let index = self.random.within(0..self.clocks.len() as u64) as usize;
+        self.clocks[index] += self.random.within(1000..20_000_000);
+        self.statistics.count("clock jumped");
+        if let Some(compute) = &self.computes[index] {
+            self.after(0, Event::Wake(index, compute.life));
+        }
+    }
+
+    /// A machine stands still; what comes meanwhile waits.
+    fn stall(&mut self) {
+        let index = self.random.within(0..self.stalled.len() as u64) as usize;
+        self.stalled[index] = self.now + self.random.within(1000..400_000);
+        self.statistics.count("compute stood still");
     }
 
     fn break_connection(&mut self) {
@@ -27,7 +56,13 @@ impl World {
 
     /// Ends a connection without either side's will. What is on its way may arrive.
     fn cut(&mut self, id: u64) {
-        let delays = [self.random.within(1..20_000), self.random.within(1..20_000)];
+        let mut delays = [self.random.within(1..20_000), self.random.within(1..20_000)];
+        if self.random.one_in(4) {
+            // It arrives behind what comes on the next connection.
+            let held = self.random.within(5000..300_000);
+            self.network.hold(id, self.now + held);
+            delays[1] += held;
+        }
         self.after(delays[0], Event::BrokenAtCompute(id));
         self.after(delays[1], Event::BrokenAtNode(id));
     }

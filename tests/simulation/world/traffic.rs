@@ -5,9 +5,7 @@ use glowplug::lsn::Lsn;
 use glowplug::safekeeper::proposer::{Input, Loss, LossKind, Slot, Source};
 use glowplug::wire::safekeeper::{AcceptorMessage, ProposerMessage};
 
-use super::computes::minority_commit;
 use super::{Event, World, node_of};
-use crate::bug::Bug;
 use crate::network::{Ends, Parcel};
 use crate::oracle::Verdict;
 
@@ -20,21 +18,12 @@ impl World {
         }
     }
 
-    pub(super) fn send_to_node(
-        &mut self,
-        index: usize,
-        life: u64,
-        id: u64,
-        mut message: ProposerMessage,
-    ) -> Verdict {
+    pub(super) fn send_to_node(&mut self, id: u64, mut message: ProposerMessage) -> Verdict {
         if let ProposerMessage::Elected(elected) = &message {
             self.oracle.told(elected.term, &elected.term_history)?;
         }
-        if let ProposerMessage::AppendRequest(append) = &mut message
-            && self.bug == Some(Bug::CommitsWithMinority)
-            && let Some(compute) = self.compute(index, life)
-        {
-            append.commit_lsn = minority_commit(compute).max(append.commit_lsn);
+        if let Some(ends) = self.network.at_compute(id) {
+            self.note_sent(ends, &mut message);
         }
         if let Some(version) = self.version {
             let mut body = BytesMut::new();
@@ -62,8 +51,11 @@ impl World {
         let Some(ends) = self.network.at_node(id) else {
             return;
         };
-        if let Some(until) = self.network.parted_until(ends, self.now) {
+        if let Some(until) = self.network.held_until(id, ends, self.now) {
             return self.at(until, Event::AtNode(id));
+        }
+        if self.is_late(id, ends) {
+            self.statistics.count("late message");
         }
         let node = ends.node;
         let message = match self.network.receive_at_node(id) {
@@ -105,6 +97,13 @@ impl World {
         }
     }
 
+    /// Whether the compute has given up this connection, or is gone.
+    fn is_late(&self, id: u64, ends: Ends) -> bool {
+        let compute = self.computes[ends.compute].as_ref();
+        let compute = compute.filter(|compute| compute.life == ends.life);
+        compute.and_then(|compute| compute.connections.get(&ends.slot)) != Some(&id)
+    }
+
     /// The safekeeper ends a connection; the compute learns it behind what was sent.
     fn refuse(&mut self, id: u64) {
         self.network.push_to_compute(id, Parcel::End);
@@ -132,7 +131,10 @@ impl World {
         match self.network.receive_at_compute(id) {
             Some(Parcel::Message(message)) => {
                 self.trace(|| format!("proposer {} on {id}: {message:?}", ends.life));
-                self.input(ends.compute, ends.life, Input::Received(ends.slot, message))
+                for (slot, message) in self.hear(ends, message) {
+                    self.input(ends.compute, ends.life, Input::Received(slot, message))?;
+                }
+                Ok(())
             }
             Some(Parcel::End) => self.end_at_compute(id),
             None => Ok(()),

@@ -22,6 +22,8 @@ pub(in crate::safekeeper) struct Acceptor {
     pub(in crate::safekeeper) horizon: Lsn,
     /// Keep commit LSNs in memory, as a real one does for minutes.
     pub(in crate::safekeeper) lazy: bool,
+    /// Closes the connection at an `Elected`, before it takes note of it.
+    pub(in crate::safekeeper) drops_elected: bool,
     /// Another proposer is always one vote ahead.
     pub(in crate::safekeeper) contested: bool,
     term_start_lsn: Lsn,
@@ -131,6 +133,9 @@ impl Acceptor {
 
     fn elected(&mut self, elected: Elected) -> Result<(), String> {
         self.check_generation(elected.generation)?;
+        if self.drops_elected {
+            return Err("going away".into());
+        }
         if self.term > elected.term {
             return Ok(());
         }

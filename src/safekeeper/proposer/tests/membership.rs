@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::acceptor::Acceptor;
 use super::world::{Network, World};
 use crate::lsn::Lsn;
-use crate::safekeeper::proposer::{Failure, Mode};
+use crate::safekeeper::proposer::{Failure, Mode, Slot};
 use crate::wire::safekeeper::{Member, Membership};
 
 fn membership(generation: u32, members: &[u64], new_members: &[u64]) -> Membership {
@@ -79,6 +79,46 @@ fn a_joint_configuration_elects_and_commits_by_both_majorities() {
     assert_eq!(world.acceptors[0].counts.get("vote"), None);
     world.network[3] = Network::Up;
     assert_eq!(world.synced().commit_lsn, Lsn(180));
+}
+
+#[test]
+fn safekeepers_that_wait_for_a_majority_are_asked_again_for_their_membership() {
+    // Nobody named 9, so the old set has no majority; then it is no longer needed.
+    let joint = membership(3, &[9, 1], &[1, 2]);
+    let last = membership(4, &[1, 2], &[]);
+    let start_lsn = Lsn(180);
+    let acceptors = (1..=2).map(|id| acceptor(id, 180, &joint)).collect();
+    let mut world = World::new(Mode::Stream { start_lsn }, acceptors, Some(4));
+    world.local = Some((start_lsn, Vec::new()));
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.proposer.leading_term(), None);
+    for acceptor in &mut world.acceptors {
+        acceptor.membership = last.clone();
+    }
+    world.run(Duration::from_secs(5));
+    world.write(b"after");
+    assert_eq!(world.proposer.commit_lsn(), Lsn(185));
+}
+
+#[test]
+fn voters_that_wait_for_a_majority_are_asked_again_for_their_membership() {
+    let joint = membership(3, &[2, 3], &[1, 2]);
+    let last = membership(4, &[1, 2], &[]);
+    let start_lsn = Lsn(180);
+    let acceptors = (1..=3).map(|id| acceptor(id, 180, &joint)).collect();
+    let mut world = World::new(Mode::Stream { start_lsn }, acceptors, Some(4));
+    world.local = Some((start_lsn, Vec::new()));
+    world.held = Some(Slot(2));
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.acceptors[1].counts["vote"], 1);
+    assert_eq!(world.proposer.leading_term(), None);
+    world.network[2] = Network::Down;
+    for acceptor in &mut world.acceptors {
+        acceptor.membership = last.clone();
+    }
+    world.run(Duration::from_secs(5));
+    world.write(b"after");
+    assert_eq!(world.proposer.commit_lsn(), Lsn(185));
 }
 
 #[test]

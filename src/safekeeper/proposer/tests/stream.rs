@@ -271,3 +271,49 @@ fn a_takeover_during_a_change_of_safekeepers_is_noticed() {
         Failure::NewerTerm { term: 7, .. }
     ));
 }
+
+#[test]
+fn an_election_of_which_nobody_heard_does_not_end_a_stream() {
+    let mut world = World::stream(180, three(180));
+    world.write(b"first");
+    assert_eq!(world.proposer.leading_term(), Some(5));
+    // The second term leaves no trace in any log: the third continues the first.
+    for acceptor in &mut world.acceptors {
+        acceptor.drops_elected = true;
+    }
+    let mut list = endpoints(3, None);
+    for term in [6, 7] {
+        list.endpoints.rotate_left(1);
+        world
+            .proposer
+            .handle(world.now, Input::Endpoints(list.clone()));
+        world.run(Duration::from_millis(10));
+        assert_eq!(world.finished, None);
+        assert_eq!(world.proposer.leading_term(), Some(term));
+    }
+    for acceptor in &mut world.acceptors {
+        acceptor.drops_elected = false;
+    }
+    world.run(Duration::from_secs(3));
+    world.write(b"later");
+    assert_eq!(world.proposer.commit_lsn(), Lsn(190));
+}
+
+#[test]
+fn an_election_of_which_nobody_heard_does_not_end_a_stream_on_a_new_timeline() {
+    let mut world = World::stream(180, (1..=3).map(Acceptor::new).collect());
+    for acceptor in &mut world.acceptors {
+        acceptor.drops_elected = true;
+    }
+    world.run(Duration::from_millis(10));
+    assert_eq!(world.proposer.leading_term(), Some(1));
+    let mut list = endpoints(3, None);
+    list.endpoints.rotate_left(1);
+    world.proposer.handle(world.now, Input::Endpoints(list));
+    for acceptor in &mut world.acceptors {
+        acceptor.drops_elected = false;
+    }
+    world.run(Duration::from_secs(3));
+    world.write(b"one");
+    assert_eq!(world.proposer.commit_lsn(), Lsn(183));
+}
