@@ -3,8 +3,8 @@
 //!
 //! # Protocol
 //!
-//! The page service on the PostgreSQL protocol (`pageserver/src/page_service.rs` of
-//! Neon). It takes a TCP connection before it serves: it may stay silent until its
+//! The page service on the PostgreSQL protocol, or on gRPC
+//! (`pageserver/src/page_service.rs` of Neon). It takes a TCP connection before it serves: it may stay silent until its
 //! storage controller answered, so every wait here has a limit.
 //!
 //! # Not here
@@ -15,11 +15,13 @@
 mod address;
 mod archive;
 mod basebackup;
+mod grpc;
 mod lease;
 mod locate;
 mod misrouted;
 mod probe;
 mod refusal;
+mod transport;
 mod unpack;
 
 use std::path::PathBuf;
@@ -27,14 +29,15 @@ use std::time::Duration;
 
 pub use archive::Defect;
 pub use basebackup::{
-    BackupKind, BasebackupProgress, BasebackupRequest, BasebackupStats, Connected, connect,
-    fetch_basebackup,
+    BackupKind, BasebackupProgress, BasebackupRequest, BasebackupStats, fetch_basebackup,
 };
+pub use grpc::Failure as GrpcFailure;
 pub use lease::{Lease, LeaseRequest, lease_lsn};
 pub use locate::locate;
 pub use misrouted::scrape_misrouted;
 pub use probe::{ProbeOutcome, ProbeRequest, probe};
 pub use refusal::Refusal;
+pub use transport::{Connected, connect};
 
 use crate::error::{Category, Retry};
 use crate::id::ShardIndex;
@@ -49,12 +52,17 @@ pub enum Error {
         /// The shard.
         shard: ShardIndex,
     },
-    /// The spec asks for a transport that is not there yet.
+    /// The spec prefers gRPC and does not say where the shard is.
     #[error(
-        "the spec prefers gRPC for shard {shard}, which this version does not speak: \
-         set the protocol to libpq"
+        "shard {shard} has no gRPC address: give it one in the spec's pageservers, or prefer libpq"
     )]
-    GrpcUnsupported {
+    NoGrpcAddress {
+        /// The shard.
+        shard: ShardIndex,
+    },
+    /// The gRPC address of the shard cannot be used.
+    #[error("the gRPC address of shard {shard} is malformed: write grpc://host:51051")]
+    GrpcAddress {
         /// The shard.
         shard: ShardIndex,
     },
@@ -74,7 +82,7 @@ pub enum Error {
         shard: ShardIndex,
         /// What happened.
         #[source]
-        source: pgwire::Error,
+        source: Cause,
     },
     /// The pageserver refused a command.
     #[error("pageserver {peer} refused '{command}', as {refusal}")]
@@ -87,7 +95,7 @@ pub enum Error {
         refusal: Refusal,
         /// Its answer.
         #[source]
-        source: pgwire::Error,
+        source: Cause,
     },
     /// The pageserver did not start to answer in time.
     #[error("pageserver {peer} did not answer '{command}' within {limit:?}")]
@@ -108,7 +116,7 @@ pub enum Error {
         bytes: u64,
         /// What happened.
         #[source]
-        source: pgwire::Error,
+        source: Cause,
     },
     /// The server sent nothing for too long.
     #[error("the basebackup from {peer} stalled: nothing came for {limit:?} after {bytes} bytes")]
@@ -207,7 +215,7 @@ pub enum Error {
         peer: String,
         /// What happened.
         #[source]
-        source: pgwire::Error,
+        source: Cause,
     },
     /// The pagestream did not answer in time, or broke off.
     #[error("the pagestream of {peer} failed: {problem}")]
@@ -222,6 +230,33 @@ pub enum Error {
     },
 }
 
+/// What a connection or a call ended with.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// On the PostgreSQL protocol, and below both.
+    #[error(transparent)]
+    Libpq(#[from] pgwire::Error),
+    /// On gRPC.
+    #[error(transparent)]
+    Grpc(#[from] GrpcFailure),
+}
+
+impl Category for Cause {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Libpq(error) => error.category(),
+            Self::Grpc(failure) => failure.category(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Libpq(error) => error.retry(),
+            Self::Grpc(failure) => failure.retry(),
+        }
+    }
+}
+
 impl Error {
     /// Whether the storage token was refused, or is missing.
     fn is_unauthorized(&self) -> bool {
@@ -232,8 +267,10 @@ impl Error {
 impl Category for Error {
     fn category(&self) -> &'static str {
         match self {
-            Self::NoAddress { .. } | Self::Address { .. } => "InvalidLocation",
-            Self::GrpcUnsupported { .. } => "UnsupportedProtocol",
+            Self::NoAddress { .. }
+            | Self::Address { .. }
+            | Self::NoGrpcAddress { .. }
+            | Self::GrpcAddress { .. } => "InvalidLocation",
             Self::Connect { source, .. } | Self::Lease { source, .. } => source.category(),
             Self::Refused { refusal, .. } => refusal.category(),
             Self::NoAnswer { .. } | Self::Stalled { .. } => "Timeout",
@@ -261,9 +298,10 @@ impl Category for Error {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::NoAddress { .. } | Self::Address { .. } | Self::GrpcUnsupported { .. } => {
-                Retry::Never
-            }
+            Self::NoAddress { .. }
+            | Self::Address { .. }
+            | Self::NoGrpcAddress { .. }
+            | Self::GrpcAddress { .. } => Retry::Never,
             Self::Connect { source, .. } | Self::Lease { source, .. } => source.retry(),
             Self::Refused { refusal, .. } => refusal.retry(),
             Self::NoAnswer { .. }

@@ -12,7 +12,9 @@ mod frame;
 mod tls;
 mod tls_options;
 
-pub use connection::{Connection, CopyBoth, CopyOut, CopyReader, CopyWriter, Row, put_copy_data};
+pub use connection::{
+    Connection, CopyBoth, CopyOut, CopyReader, CopyWriter, Row, encrypt, put_copy_data,
+};
 pub use conninfo::{ConnectConfig, Host};
 pub use frame::{Frame, MAX_FRAME};
 pub use tls::{Tls, TlsMode};

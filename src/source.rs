@@ -29,6 +29,7 @@ mod secret_set;
 mod secret_watch;
 #[cfg(test)]
 mod testing;
+mod token_reader;
 mod watched_object;
 
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 pub use error::Error;
 pub use secret_directory::secret_in;
+pub use token_reader::{ReadDocument, TokenReader};
 
 use crate::spec::{ComputeSpec, Errors, Secrets};
 

@@ -43,6 +43,14 @@ fn client_config() -> ClientConfig {
         .with_no_client_auth()
 }
 
+/// Trusts the system's certificates, which are read when they are first needed.
+pub fn system_verifier() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(SystemRoots {
+        provider: Arc::new(ring::default_provider()),
+        verifier: OnceLock::new(),
+    })
+}
+
 /// The platform's verifier, made when it is first asked.
 #[derive(Debug)]
 struct SystemRoots {

@@ -2,6 +2,7 @@
 //! out, and back. No sockets, no clock.
 
 pub mod control_file;
+pub mod page_api;
 pub mod pagestream;
 pub mod replication;
 pub mod safekeeper;

@@ -22,6 +22,7 @@ use rustls::{
 
 use crate::pgwire::{Error, Tls, TlsMode, TlsOptions};
 use crate::spec::{ComputeSpec, StorageTls, TlsRoots};
+use crate::tls;
 
 /// How many results are kept: few more than there are ways in one spec.
 const KEPT: usize = 8;
@@ -160,10 +161,7 @@ impl Trust {
         if let Some(made) = self.lock().made.iter().find(known) {
             return Ok(made.config.clone());
         }
-        // Reading the system's authorities takes files and milliseconds.
-        let of = material.clone();
-        let made = tokio::task::spawn_blocking(move || make(&of)).await;
-        let config = made.map_err(|_| unreadable("the system", "reading them panicked"))??;
+        let config = make(&material)?;
         let mut held = self.lock();
         if held.made.len() >= KEPT {
             held.made.remove(0);
@@ -222,13 +220,13 @@ async fn read(roots: &TlsRoots) -> Result<Authorities, Error> {
     }
 }
 
-/// Makes a configuration. Blocks.
+/// Makes a configuration.
 fn make(of: &Material) -> Result<Arc<ClientConfig>, Error> {
     let provider = Arc::new(ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match of.check {
         Check::Nothing => Arc::new(Anybody(provider.clone())),
-        Check::Authority => Arc::new(AnyName(web_pki(&of.authorities, &provider)?)),
-        Check::AuthorityAndName => web_pki(&of.authorities, &provider)?,
+        Check::Authority => Arc::new(AnyName(of_authorities(&of.authorities, &provider)?)),
+        Check::AuthorityAndName => of_authorities(&of.authorities, &provider)?,
     };
     let versions =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -240,35 +238,18 @@ fn make(of: &Material) -> Result<Arc<ClientConfig>, Error> {
     Ok(Arc::new(config))
 }
 
-fn web_pki(
+/// Takes certificates of these authorities for the peer's name.
+fn of_authorities(
     authorities: &Authorities,
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, Error> {
+) -> Result<Arc<dyn ServerCertVerifier>, Error> {
     let (origin, store) = match authorities {
-        Authorities::System => ("the system", system()?),
-        Authorities::Pem { origin, text } => (origin.as_str(), of_pem(origin, text)?),
+        Authorities::System => return Ok(tls::system_verifier()),
+        Authorities::Pem { origin, text } => (origin, of_pem(origin, text)?),
     };
     let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone());
-    builder
-        .build()
-        .map_err(|error| unreadable(origin, error.to_string()))
-}
-
-fn system() -> Result<RootCertStore, Error> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut store = RootCertStore::empty();
-    // Some of a system's certificates are always too old or too odd.
-    let (added, _) = store.add_parsable_certificates(found.certs);
-    if added == 0 {
-        let problem = match found.errors.first() {
-            Some(error) => error.to_string(),
-            None => {
-                "it has none: install ca-certificates, or name a file in storage.tls".to_owned()
-            }
-        };
-        return Err(unreadable("the system", problem));
-    }
-    Ok(store)
+    let verifier = builder.build();
+    Ok(verifier.map_err(|error| unreadable(origin, error.to_string()))?)
 }
 
 fn of_pem(origin: &str, text: &[u8]) -> Result<RootCertStore, Error> {
@@ -286,7 +267,7 @@ fn of_pem(origin: &str, text: &[u8]) -> Result<RootCertStore, Error> {
 
 /// Takes a certificate of a trusted authority for any name (`verify-ca`).
 #[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+struct AnyName(Arc<dyn ServerCertVerifier>);
 
 impl ServerCertVerifier for AnyName {
     fn verify_server_cert(

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use self::place::{Place, Watched};
 use super::args::ComputeArgs;
-use crate::access::Access;
+use crate::access::{Access, StorageToken};
 use crate::compute::StopSignal;
 use crate::compute::config::{ComputeConfig, Limits, strict_overcommit};
 use crate::compute::ending::Ending;
@@ -79,6 +79,10 @@ async fn prepare(
     let config = config(args, compute_id.to_owned())?;
     let servers = servers(args, compute_id)?;
     let place = Place::of(args, compute_id, &http, &metrics).await?;
+    let access = Access {
+        token: StorageToken::from_source(place.token_reader(&options(args))),
+        ..Access::default()
+    };
     let Watched { source, look_again } = place.watch(options(args), cancel, tasks);
     let launch = Launch {
         config,
@@ -89,7 +93,7 @@ async fn prepare(
         servers,
         metrics: metrics.clone(),
         http,
-        access: Access::default(),
+        access,
         publisher: place.publisher(compute_id),
     };
     let launched = launch.prepare().await?;

@@ -6,7 +6,7 @@ use super::Error;
 use crate::access::Access;
 use crate::pgwire::ConnectConfig;
 use crate::secret::Secret;
-use crate::spec::{ComputeMode, PageserverProtocol, ShardLocation};
+use crate::spec::{ComputeMode, ShardLocation};
 
 /// Conventional port of the page service.
 const DEFAULT_PORT: u16 = 6400;
@@ -17,30 +17,28 @@ const APPLICATION_NAME: &str = "compute_ctl";
 /// the address, as in `compute_tools/src/compute.rs` of Neon.
 pub(super) async fn page_service(
     location: &ShardLocation,
-    protocol: PageserverProtocol,
     mode: ComputeMode,
     access: &Access,
     token: Option<Secret>,
     connect_timeout: Duration,
 ) -> Result<ConnectConfig, Error> {
-    let mut config = parse(location, protocol, mode, token)?;
+    let mut config = parse(location, mode, token)?;
     let shard = location.index;
     let tls = access.trust.tls(&config.tls_options).await;
-    config.tls = tls.map_err(|source| Error::Connect { shard, source })?;
+    config.tls = tls.map_err(|source| Error::Connect {
+        shard,
+        source: source.into(),
+    })?;
     config.connect_timeout = connect_timeout;
     Ok(config)
 }
 
 fn parse(
     location: &ShardLocation,
-    protocol: PageserverProtocol,
     mode: ComputeMode,
     token: Option<Secret>,
 ) -> Result<ConnectConfig, Error> {
     let shard = location.index;
-    if protocol == PageserverProtocol::Grpc {
-        return Err(Error::GrpcUnsupported { shard });
-    }
     let address = location.libpq.as_deref().filter(|text| !text.is_empty());
     let address = address.ok_or(Error::NoAddress { shard })?;
     let parsed = ConnectConfig::parse(address, DEFAULT_PORT);
@@ -82,15 +80,15 @@ mod tests {
         }
     }
 
-    fn config(libpq: Option<&str>, protocol: PageserverProtocol) -> Result<ConnectConfig, Error> {
+    fn config(libpq: Option<&str>) -> Result<ConnectConfig, Error> {
         let (mode, token) = (ComputeMode::Static(Lsn(8)), Secret::new("token"));
-        parse(&location(libpq), protocol, mode, Some(token))
+        parse(&location(libpq), mode, Some(token))
     }
 
     #[test]
     fn the_token_and_our_names_replace_what_the_address_says() {
         let address = "postgresql://me:old@ps-0:6400?application_name=x&options=-c%20a%3Db";
-        let config = config(Some(address), PageserverProtocol::Libpq).unwrap();
+        let config = config(Some(address)).unwrap();
         assert_eq!(config.peer(), "ps-0:6400");
         assert_eq!(config.password, Some(Secret::new("token")));
         assert_eq!(
@@ -108,13 +106,8 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_an_error_that_no_retry_helps() {
         use crate::error::{Category, Retry};
-        for (address, protocol) in [
-            (None, PageserverProtocol::Libpq),
-            (Some(""), PageserverProtocol::Libpq),
-            (Some("host=a,b"), PageserverProtocol::Libpq),
-            (Some("host=ps-0"), PageserverProtocol::Grpc),
-        ] {
-            let error = config(address, protocol).unwrap_err();
+        for address in [None, Some(""), Some("host=a,b"), Some("host=a sslmode=on")] {
+            let error = config(address).unwrap_err();
             assert_eq!(error.retry(), Retry::Never, "{error}");
         }
     }

@@ -8,24 +8,18 @@ use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
+use super::transport::Incoming;
 use super::unpack::{Failure, Piece, Unpacker};
-use super::{Error, Refusal, address};
+use super::{Cause, Connected, Error, connect};
 use crate::access::Access;
-use crate::id::{ShardIndex, TenantId, TimelineId};
+use crate::id::{TenantId, TimelineId};
 use crate::lsn::Lsn;
-use crate::pgwire::{self, ConnectConfig, Connection, CopyOut};
 use crate::process::RunAs;
-use crate::secret::Secret;
 use crate::spec::{ComputeMode, PageserverProtocol, ShardLocation};
 
 /// Bytes that are handed to the unpacker at once, if so many have arrived.
 const BATCH_BYTES: usize = 128 * 1024;
-
-/// A parameter that glowplug's own development storage reports at connecting: its
-/// `fullbackup` knows `--gzip`, which a pageserver's does not.
-const DEVELOPMENT_STORAGE: &str = "glowplug_storage";
 
 /// Which kind of backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,56 +89,6 @@ pub struct BasebackupStats {
     pub files: u64,
 }
 
-/// A connection to a pageserver, made before the LSN is known. The server closes it
-/// after 10 minutes without a command.
-pub struct Connected {
-    config: ConnectConfig,
-    connection: Connection,
-    elapsed: Duration,
-}
-
-/// Connects to the page service, for a later [`Connected::fetch`].
-///
-/// # Errors
-///
-/// [`Error::NoAddress`], [`Error::Address`], [`Error::GrpcUnsupported`],
-/// [`Error::Connect`], [`Error::Refused`].
-pub async fn connect(request: &BasebackupRequest<'_>) -> Result<Connected, Error> {
-    let token = &request.access.token;
-    let attempt = |token| connect_with(request, token);
-    token.attempt(attempt, Error::is_unauthorized).await
-}
-
-async fn connect_with(
-    request: &BasebackupRequest<'_>,
-    token: Option<Secret>,
-) -> Result<Connected, Error> {
-    let config = address::page_service(
-        request.location,
-        request.protocol,
-        request.compute_mode,
-        request.access,
-        token,
-        request.connect_limit,
-    )
-    .await?;
-    let started = Instant::now();
-    let connection = log_in(&config, request.location.index).await?;
-    Ok(Connected {
-        config,
-        connection,
-        elapsed: started.elapsed(),
-    })
-}
-
-/// Connects to the page service of a shard.
-pub(super) async fn log_in(config: &ConnectConfig, shard: ShardIndex) -> Result<Connection, Error> {
-    Connection::connect(config).await.map_err(|source| {
-        refused(&config.peer(), "login", source)
-            .unwrap_or_else(|source| Error::Connect { shard, source })
-    })
-}
-
 /// Connects, fetches and unpacks into a directory that exists and is empty.
 ///
 /// One attempt; [`crate::error::Category::retry`] of the error tells whether another
@@ -169,11 +113,6 @@ pub async fn fetch_basebackup(
 }
 
 impl Connected {
-    /// `host:port`.
-    pub fn peer(&self) -> &str {
-        self.connection.peer()
-    }
-
     /// As [`fetch_basebackup`], on this connection.
     ///
     /// # Errors
@@ -189,68 +128,25 @@ impl Connected {
     ) -> Result<BasebackupStats, Error> {
         let started = Instant::now();
         let connect = self.elapsed;
-        let peer = self.connection.peer().to_owned();
-        let ours = self.connection.parameter(DEVELOPMENT_STORAGE) == Some("on");
-        let gzip = request.gzip && (ours || request.kind != BackupKind::Fullbackup);
-        let command = request.command(gzip);
-        debug!(%peer, command, "asking for a basebackup");
-
-        let copy = or_cancelled(cancel, self.start(request, &command)).await?;
+        let peer = self.peer().to_owned();
+        let incoming = or_cancelled(cancel, self.start(request)).await?;
         let mut transfer = Transfer {
-            copy,
+            unpacker: Unpacker::start(into, owner, incoming.gzip),
+            incoming,
             peer,
             stall_limit: request.stall_limit,
-            unpacker: Unpacker::start(into, owner, gzip),
             received: 0,
             progress,
         };
         let transferred = or_cancelled(cancel, transfer.run()).await;
         transfer.finish(transferred, connect, started).await
     }
-
-    /// Sends the command and waits for the stream. A pageserver takes the token of
-    /// another tenant at login, and refuses it here.
-    async fn start(self, request: &BasebackupRequest<'_>, command: &str) -> Result<CopyOut, Error> {
-        let token = self.config.password.clone();
-        match self.start_once(command, request.answer_limit).await {
-            Err(error) if error.is_unauthorized() => {
-                let another = request.access.token.after_refusal(token.as_ref()).await;
-                let Some(another) = another else {
-                    return Err(error);
-                };
-                let again = connect_with(request, Some(another)).await?;
-                again.start_once(command, request.answer_limit).await
-            }
-            result => result,
-        }
-    }
-
-    async fn start_once(self, command: &str, limit: Duration) -> Result<CopyOut, Error> {
-        let peer = self.config.peer();
-        let copy = tokio::time::timeout(limit, self.connection.copy_out(command)).await;
-        let Ok(copy) = copy else {
-            return Err(Error::NoAnswer {
-                peer,
-                command: command.to_owned(),
-                limit,
-            });
-        };
-        match copy.map_err(|source| refused(&peer, command, source)) {
-            Ok(copy) => Ok(copy),
-            Err(Ok(refused)) => Err(name_the_missing(refused, &self.config).await),
-            Err(Err(source)) => Err(Error::Interrupted {
-                peer,
-                bytes: 0,
-                source,
-            }),
-        }
-    }
 }
 
 impl BasebackupRequest<'_> {
     /// The command, as `compute_tools/src/compute.rs` of Neon writes it: 0/0, a
     /// timeline that was never written, is left out.
-    fn command(&self, gzip: bool) -> String {
+    pub(super) fn command(&self, gzip: bool) -> String {
         use std::fmt::Write;
         let word = match self.kind {
             BackupKind::Basebackup { .. } => "basebackup",
@@ -272,7 +168,7 @@ impl BasebackupRequest<'_> {
 
 /// The bytes on their way from the network to the unpacker.
 struct Transfer<'a> {
-    copy: CopyOut,
+    incoming: Incoming,
     peer: String,
     stall_limit: Duration,
     unpacker: Unpacker,
@@ -285,7 +181,7 @@ impl Transfer<'_> {
     /// its own is told by [`Unpacker::finish`].
     async fn run(&mut self) -> Result<(), Error> {
         loop {
-            let next = tokio::time::timeout(self.stall_limit, self.copy.next()).await;
+            let next = tokio::time::timeout(self.stall_limit, self.incoming.next()).await;
             let first = match next {
                 Ok(next) => next.map_err(|source| self.interrupted(source))?,
                 Err(_) => return Err(self.stalled()),
@@ -315,7 +211,7 @@ impl Transfer<'_> {
         let mut batch = vec![first];
         let mut ended = None;
         while size < BATCH_BYTES {
-            match self.copy.next().now_or_never() {
+            match self.incoming.next().now_or_never() {
                 Some(Ok(Some(bytes))) => {
                     size += bytes.len();
                     batch.push(bytes);
@@ -344,7 +240,7 @@ impl Transfer<'_> {
         });
     }
 
-    fn interrupted(&self, source: pgwire::Error) -> Error {
+    fn interrupted(&self, source: Cause) -> Error {
         Error::Interrupted {
             peer: self.peer.clone(),
             bytes: self.received,
@@ -398,50 +294,6 @@ async fn or_cancelled<T>(
         .run_until_cancelled(work)
         .await
         .unwrap_or(Err(Error::Cancelled))
-}
-
-/// A refusal, if that is what it is.
-pub(super) fn refused(
-    peer: &str,
-    command: &str,
-    source: pgwire::Error,
-) -> Result<Error, pgwire::Error> {
-    match source {
-        pgwire::Error::Server { ref error, .. } => Ok(Error::Refused {
-            peer: peer.to_owned(),
-            command: command.to_owned(),
-            refusal: Refusal::of(error),
-            source,
-        }),
-        other => Err(other),
-    }
-}
-
-/// Finds out what a pageserver did not find: in the simple protocol, a tenant that is
-/// elsewhere and a timeline that does not exist look the same. One is worth another
-/// attempt. If this fails, the first answer stands.
-async fn name_the_missing(first: Error, config: &ConnectConfig) -> Error {
-    let Error::Refused {
-        refusal: Refusal::NotFound,
-        ref command,
-        ..
-    } = first
-    else {
-        return first;
-    };
-    let again = async { Connection::connect(config).await?.refusal(command).await };
-    match tokio::time::timeout(config.connect_timeout, again).await {
-        Ok(Ok(Some(error))) if Refusal::of(&error).is_missing() => Error::Refused {
-            peer: config.peer(),
-            command: command.clone(),
-            refusal: Refusal::of(&error),
-            source: pgwire::Error::Server {
-                peer: config.peer(),
-                error,
-            },
-        },
-        _ => first,
-    }
 }
 
 fn failed(failure: Failure, peer: &str, bytes: u64) -> Error {

@@ -10,13 +10,18 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Error, address, basebackup};
+use super::grpc::{self, GrpcConnection, Subject};
+use super::{Error, address, transport};
 use crate::access::Access;
 use crate::id::{TenantId, TenantShardId, TimelineId};
 use crate::lsn::Lsn;
 use crate::pgwire::{self, Row};
 use crate::secret::Secret;
 use crate::spec::{ComputeMode, PageserverProtocol, ShardLocation};
+use crate::wire::page_api::LeaseLsnResponse;
+
+/// The call of gRPC, for messages.
+const LEASE_LSN: &str = "LeaseLsn";
 
 /// Which LSN to keep, and where.
 #[derive(Debug, Clone)]
@@ -58,14 +63,68 @@ pub enum Lease {
 /// (an unknown shard or timeline, a wrong token), [`Error::NoAnswer`], [`Error::Lease`].
 pub async fn lease_lsn(request: &LeaseRequest<'_>) -> Result<Lease, Error> {
     let token = &request.access.token;
-    let attempt = |token| by_libpq(request, token);
+    let attempt = |token| attempt(request, token);
     token.attempt(attempt, Error::is_unauthorized).await
+}
+
+async fn attempt(request: &LeaseRequest<'_>, token: Option<Secret>) -> Result<Lease, Error> {
+    match request.protocol {
+        PageserverProtocol::Libpq => by_libpq(request, token).await,
+        PageserverProtocol::Grpc => by_grpc(request, token).await,
+    }
+}
+
+async fn by_grpc(request: &LeaseRequest<'_>, token: Option<Secret>) -> Result<Lease, Error> {
+    let (location, access) = (request.location, request.access);
+    let connected = GrpcConnection::connect(location, access, token.as_ref(), request.deadline);
+    let connection = connected.await?;
+    let peer = connection.peer().to_owned();
+    let subject = Subject {
+        tenant_id: request.tenant_id,
+        timeline_id: request.timeline_id,
+        shard: location.index,
+    };
+    let answer = tokio::time::timeout(request.deadline, connection.lease(subject, request.lsn));
+    let answer = answer.await.map_err(|_| Error::NoAnswer {
+        peer: peer.clone(),
+        command: LEASE_LSN.to_owned(),
+        limit: request.deadline,
+    })?;
+    match answer {
+        Ok(answer) => expiry(&answer).ok_or_else(|| Error::Lease {
+            source: pgwire::Error::Protocol {
+                peer: peer.clone(),
+                what: "a lease without an end".to_owned(),
+            }
+            .into(),
+            peer,
+        }),
+        // The timeline is there, and has given the LSN up. An archived one says so by
+        // the same code.
+        Err(failure) if failure.is_refused_lease() => Ok(Lease::Refused),
+        Err(failure) => {
+            let refused = grpc::refused(&peer, LEASE_LSN, failure);
+            Err(refused.unwrap_or_else(|failure| Error::Lease {
+                peer,
+                source: failure.into(),
+            }))
+        }
+    }
+}
+
+fn expiry(answer: &LeaseLsnResponse) -> Option<Lease> {
+    let expires = answer.expires?;
+    let since = Duration::new(
+        u64::try_from(expires.seconds).ok()?,
+        u32::try_from(expires.nanos).ok()?,
+    );
+    let valid_until = SystemTime::UNIX_EPOCH.checked_add(since)?;
+    Some(Lease::Granted { valid_until })
 }
 
 async fn by_libpq(request: &LeaseRequest<'_>, token: Option<Secret>) -> Result<Lease, Error> {
     let config = address::page_service(
         request.location,
-        request.protocol,
         ComputeMode::Static(request.lsn),
         request.access,
         token,
@@ -74,14 +133,14 @@ async fn by_libpq(request: &LeaseRequest<'_>, token: Option<Secret>) -> Result<L
     .await?;
     let peer = config.peer();
     let command = command(request);
-    let failed = |source| Error::Lease {
+    let failed = |source: pgwire::Error| Error::Lease {
         peer: peer.clone(),
-        source,
+        source: source.into(),
     };
     let asked = async {
-        let mut connection = basebackup::log_in(&config, request.location.index).await?;
+        let mut connection = transport::log_in(&config, request.location.index).await?;
         let rows = connection.simple_query(&command).await;
-        rows.map_err(|source| basebackup::refused(&peer, &command, source).unwrap_or_else(failed))
+        rows.map_err(|source| transport::refused(&peer, &command, source).unwrap_or_else(failed))
     };
     let rows = tokio::time::timeout(request.deadline, asked).await;
     let rows = rows.map_err(|_| Error::NoAnswer {

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::{Error, Refusal, address, basebackup};
+use super::{Error, Refusal, address, transport};
 use crate::access::Access;
 use crate::error::truncate;
 use crate::id::{ShardIndex, TenantId, TimelineId};
 use crate::lsn::Lsn;
 use crate::pgwire::{self, Connection, CopyBoth, ServerError};
 use crate::secret::Secret;
-use crate::spec::{ComputeMode, PageserverProtocol, ShardLocation};
+use crate::spec::{ComputeMode, ShardLocation};
 use crate::wire::pagestream::{
     Answer, DEFAULT_TABLESPACE, Header, LATEST, Query, RelTag, Request, Response, Version,
 };
@@ -88,7 +88,6 @@ async fn probe_with(
 ) -> Result<ProbeOutcome, Error> {
     let config = address::page_service(
         request.location,
-        PageserverProtocol::Libpq,
         ComputeMode::Primary,
         request.access,
         token,
@@ -104,7 +103,7 @@ async fn probe_with(
     };
     let shard = request.location.index;
     let asked = tokio::time::timeout(request.deadline, async {
-        let connection = basebackup::log_in(&config, shard).await?;
+        let connection = transport::log_in(&config, shard).await?;
         Ok(ask(connection, request).await)
     });
     match asked.await {
@@ -124,7 +123,8 @@ async fn probe_with(
                 source: pgwire::Error::Server {
                     peer: peer.clone(),
                     error,
-                },
+                }
+                .into(),
             })
         }
         Ok(Ok(Err(Asking::Broken(source)))) => Err(failed("it broke off", Some(source))),

@@ -51,6 +51,23 @@ impl Refusal {
         }
     }
 
+    /// Reads a status of gRPC.
+    pub fn of_status(code: tonic::Code, message: &str) -> Self {
+        use tonic::Code;
+        let says = |text: &str| message.contains(text);
+        match code {
+            Code::Unauthenticated | Code::PermissionDenied => Self::Unauthorized,
+            Code::InvalidArgument if says("invalid JWT token") => Self::Unauthorized,
+            Code::InvalidArgument if says("invalid basebackup LSN") => Self::LsnCollected,
+            Code::FailedPrecondition if says("timeline is archived") => Self::TimelineArchived,
+            Code::NotFound if message.starts_with("Timeline ") => Self::TimelineNotFound,
+            Code::NotFound => Self::NotFound,
+            Code::Unavailable => Self::GoingAway,
+            _ if says("Timed out while waiting for WAL record") => Self::LsnNotReached,
+            _ => Self::Other,
+        }
+    }
+
     /// Whether something was not found.
     pub(super) const fn is_missing(self) -> bool {
         matches!(
@@ -163,6 +180,47 @@ mod tests {
             ),
         ] {
             assert_eq!(refusal(code, message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn statuses_of_a_real_pageserver_are_told_apart() {
+        use tonic::Code;
+        for (code, message, expected) in [
+            (
+                Code::NotFound,
+                "Tenant cccccccccccccccccccccccccccccccc not found",
+                Refusal::NotFound,
+            ),
+            (
+                Code::NotFound,
+                "Timeline a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5-0001/cccc was not found",
+                Refusal::TimelineNotFound,
+            ),
+            (
+                Code::InvalidArgument,
+                "invalid basebackup LSN: LSN 0/10 is earlier than latest GC cutoff 0/1511A88",
+                Refusal::LsnCollected,
+            ),
+            (
+                Code::InvalidArgument,
+                "request only valid on shard zero (requested shard 0104)",
+                Refusal::Other,
+            ),
+            (
+                Code::InvalidArgument,
+                "invalid JWT token: InvalidSignature",
+                Refusal::Unauthorized,
+            ),
+            (Code::Unauthenticated, "", Refusal::Unauthorized),
+            (Code::PermissionDenied, "", Refusal::Unauthorized),
+            (
+                Code::FailedPrecondition,
+                "timeline is archived",
+                Refusal::TimelineArchived,
+            ),
+        ] {
+            assert_eq!(Refusal::of_status(code, message), expected, "{message}");
         }
     }
 

@@ -623,13 +623,30 @@ async fn start_tls(
         }
         _ => return Ok(Box::new(stream)),
     }
-    let name = rustls::pki_types::ServerName::try_from(host.to_owned())
-        .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
+    Ok(Box::new(
+        encrypt(&config.peer(), host, trust, stream).await?,
+    ))
+}
+
+/// Begins TLS on a connection to `host`, which `peer` names for people.
+///
+/// # Errors
+///
+/// [`Error::Tls`], [`Error::Connect`].
+pub async fn encrypt(
+    peer: &str,
+    host: &str,
+    trust: &Arc<rustls::ClientConfig>,
+    stream: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
+    let name = rustls::pki_types::ServerName::try_from(host.to_owned());
+    let name = name.map_err(|error| Error::Connect {
+        peer: peer.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, error),
+    })?;
     let connector = tokio_rustls::TlsConnector::from(trust.clone());
     let stream = connector.connect(name, stream).await;
-    Ok(Box::new(stream.map_err(|source| {
-        handshake_failed(config.peer(), source)
-    })?))
+    stream.map_err(|source| handshake_failed(peer.to_owned(), source))
 }
 
 fn name(message: &Message) -> &'static str {

@@ -10,9 +10,9 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Options;
 use super::intake::Document;
 use super::watched_object::{self, Target};
+use super::{Options, ReadDocument};
 use crate::spec::FieldError;
 use crate::spec::revision::SourceEvent;
 
@@ -42,6 +42,20 @@ pub async fn run(
         name,
     };
     watched_object::run(target, options, events, cancel).await;
+}
+
+/// Reads the ConfigMap anew.
+pub fn reader(client: &Client, namespace: &str, name: &str, key: Option<String>) -> ReadDocument {
+    let kind = ApiResource::erase::<ConfigMap>(&());
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind);
+    let name = name.to_owned();
+    Box::new(move || {
+        let (api, name, key) = (api.clone(), name.clone(), key.clone());
+        Box::pin(async move {
+            let object = api.get(&name).await.ok()?;
+            Some(document(&object, key.as_deref()).ok()?.text)
+        })
+    })
 }
 
 fn document(object: &DynamicObject, key: Option<&str>) -> Result<Document, FieldError> {

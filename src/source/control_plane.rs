@@ -19,9 +19,9 @@ use tracing::debug;
 
 pub use self::request::{ControlPlane, Error};
 
-use super::Options;
 use super::intake::{Closed, Document, Intake};
 use super::secret_set::SecretSet;
+use super::{Options, ReadDocument};
 use crate::backoff::Backoff;
 use crate::compute::LookAgain;
 use crate::error::{Category as _, Retry, chain};
@@ -53,6 +53,14 @@ pub async fn run(
         () = closed.closed() => {}
         Err(Closed) = follower.follow(options.start_limit) => {}
     }
+}
+
+/// Asks anew, once.
+pub fn reader(place: ControlPlane) -> ReadDocument {
+    Box::new(move || {
+        let place = place.clone();
+        Box::pin(async move { place.ask().await.ok() })
+    })
 }
 
 struct Follower {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::directory_watch::{DirectoryWatch, Watched};
 use super::intake::{Closed, Document, Intake};
 use super::secret_set::{SecretSet, references};
-use super::{Options, secret_directory};
+use super::{Options, ReadDocument, secret_directory};
 use crate::spec::FieldError;
 use crate::spec::revision::SourceEvent;
 
@@ -33,6 +33,14 @@ pub async fn run(
         () = closed.closed() => {}
         Err(Closed) = follow(path, options, events) => {}
     }
+}
+
+/// Reads the file anew.
+pub fn reader(path: PathBuf) -> ReadDocument {
+    Box::new(move || {
+        let path = path.clone();
+        Box::pin(async move { String::from_utf8(read(&path).await.ok()?).ok() })
+    })
 }
 
 async fn follow(

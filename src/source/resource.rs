@@ -6,9 +6,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Options;
 use super::intake::Document;
 use super::watched_object::{self, Target};
+use super::{Options, ReadDocument};
 use crate::report::resource::compute_spec_kind;
 use crate::spec::revision::SourceEvent;
 
@@ -32,6 +32,17 @@ pub async fn run(
         name,
     };
     watched_object::run(target, options, events, cancel).await;
+}
+
+/// Reads the ComputeSpec anew.
+pub fn reader(client: &Client, namespace: &str, name: &str) -> ReadDocument {
+    let api =
+        Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &compute_spec_kind());
+    let name = name.to_owned();
+    Box::new(move || {
+        let (api, name) = (api.clone(), name.clone());
+        Box::pin(async move { Some(document(&api.get(&name).await.ok()?).text) })
+    })
 }
 
 /// What a user wrote, without what the API server added. Parsed only by

@@ -151,7 +151,7 @@ impl Followed {
     }
 }
 
-fn present(secret: SecretObject) -> SecretState {
+pub(super) fn present(secret: SecretObject) -> SecretState {
     let keys = secret.data.unwrap_or_default().into_iter();
     let keys = keys.map(|(key, value)| (key, String::from_utf8(value.0).ok().map(Secret::new)));
     SecretState::Present(keys.collect())

@@ -240,6 +240,7 @@ async fn start_pageservers(
                 id,
                 listen: SocketAddr::new(config.listen, ports.pg),
                 http_listen: SocketAddr::new(config.listen, ports.http),
+                grpc_listen: SocketAddr::new(config.listen, ports.grpc),
                 token: config.token.clone(),
                 tls: options.tls.as_ref().map(|tls| tls.server.clone()),
                 wait_lsn_timeout: options.wait_lsn_timeout,
@@ -493,6 +494,7 @@ impl SafekeeperSlot {
         NodePorts {
             pg: self.config.listen.port(),
             http: self.config.http_listen.port(),
+            grpc: 0,
         }
     }
 }
@@ -517,6 +519,7 @@ impl PageserverSlot {
         let running = started.await?;
         self.config.listen = running.pg_addr();
         self.config.http_listen = running.http_addr();
+        self.config.grpc_listen = running.grpc_addr();
         self.running = Some(running);
         Ok(())
     }
@@ -526,6 +529,7 @@ impl PageserverSlot {
             id: self.config.id,
             pg_addr: reachable(self.config.listen),
             http_addr: reachable(self.config.http_listen),
+            grpc_addr: reachable(self.config.grpc_listen),
             locations: self.locations.clone(),
         }
     }
@@ -534,6 +538,7 @@ impl PageserverSlot {
         NodePorts {
             pg: self.config.listen.port(),
             http: self.config.http_listen.port(),
+            grpc: self.config.grpc_listen.port(),
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct PageserverNode {
     pub pg_addr: SocketAddr,
     /// Address of its management API.
     pub http_addr: SocketAddr,
+    /// Address of its page service on gRPC.
+    pub grpc_addr: SocketAddr,
     /// What it is told.
     pub locations: Arc<Locations>,
 }
@@ -299,7 +301,7 @@ impl Shared {
                 index,
                 node_id: Some(id),
                 libpq: node.map(|node| url("postgresql", format!("no_user@{}", node.pg_addr))),
-                grpc: None,
+                grpc: node.map(|node| url("grpc", format!("no_user@{}", node.grpc_addr))),
                 http: node.map(|node| url("http", node.http_addr.to_string())),
             }
         };

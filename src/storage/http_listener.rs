@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,32 @@ pub(super) async fn accept_all(listener: TcpListener, mut take: impl FnMut(TcpSt
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// As [`serve`], on HTTP/2 alone, as gRPC speaks it.
+pub(super) async fn serve_http2(
+    listener: TcpListener,
+    router: Router,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+) {
+    let accepting = accept_all(listener, |stream| {
+        let connection = http2_connection(stream, router.clone());
+        let cancel = cancel.clone();
+        tasks.spawn(async move { cancel.run_until_cancelled(connection).await });
+    });
+    cancel.run_until_cancelled(accepting).await;
+}
+
+async fn http2_connection(stream: TcpStream, router: Router) {
+    // Its streams end with the connection.
+    let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "an HTTP/2 connection broke");
     }
 }
 

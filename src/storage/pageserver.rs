@@ -14,6 +14,7 @@
 mod backup;
 mod command;
 mod connection;
+mod grpc;
 pub(super) mod http;
 mod locations;
 mod metrics;
@@ -56,6 +57,8 @@ pub struct PageserverConfig {
     pub listen: SocketAddr,
     /// Address of the management API and the metrics.
     pub http_listen: SocketAddr,
+    /// Address of the page service on gRPC, which is never encrypted.
+    pub grpc_listen: SocketAddr,
     /// The token that clients must have; `None` trusts everybody.
     pub token: Option<Secret>,
     /// The certificate to show to clients of the page service, who must then use TLS
@@ -100,6 +103,7 @@ pub struct Pageserver {
     node: Arc<Node>,
     pg_addr: SocketAddr,
     http_addr: SocketAddr,
+    grpc_addr: SocketAddr,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -120,6 +124,8 @@ impl Pageserver {
         let id = config.id;
         let (listener, pg_addr) = listen(id, config.listen).await?;
         let (http_listener, http_addr) = listen(id, config.http_listen).await?;
+        let (grpc_listener, grpc_addr) = listen(id, config.grpc_listen).await?;
+        let tasks = TaskTracker::new();
         let node = Arc::new(Node {
             id,
             server: ServerConfig {
@@ -134,20 +140,30 @@ impl Pageserver {
             locations,
             metrics: Metrics::new(),
             knobs,
+            tasks: tasks.clone(),
         });
         let pageserver = Self {
             node: node.clone(),
             pg_addr,
             http_addr,
-            tasks: TaskTracker::new(),
+            grpc_addr,
+            tasks,
             cancel: cancel.child_token(),
         };
         let tasks = &pageserver.tasks;
+        let calls = grpc::router(node.clone());
+        let (tracker, cancel) = (tasks.clone(), pageserver.cancel.clone());
+        tasks.spawn(http_listener::serve_http2(
+            grpc_listener,
+            calls,
+            tracker,
+            cancel,
+        ));
         let router = http::router(node);
         let (tracker, cancel) = (tasks.clone(), pageserver.cancel.clone());
         tasks.spawn(http_listener::serve(http_listener, router, tracker, cancel));
         tasks.spawn(pageserver.page_service(listener));
-        info!(pageserver = id, %pg_addr, %http_addr, "pageserver is up");
+        info!(pageserver = id, %pg_addr, %http_addr, %grpc_addr, "pageserver is up");
         Ok(pageserver)
     }
 
@@ -177,6 +193,11 @@ impl Pageserver {
     /// Address of the management API and the metrics.
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
+    }
+
+    /// Address of the page service on gRPC.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
     }
 
     /// Stops serving, at once, and waits until it has.

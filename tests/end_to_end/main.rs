@@ -10,6 +10,8 @@
 )]
 
 mod activity;
+#[path = "../authority/mod.rs"]
+mod authority;
 mod control_plane;
 mod durability;
 mod endings;
@@ -24,6 +26,7 @@ mod loopback;
 #[path = "../postgres/programs.rs"]
 mod programs;
 mod stage;
+mod storage_access;
 mod trouble;
 mod versions;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use glowplug::id::{TenantId, TimelineId};
 use glowplug::process::{Child, Command, Exit, RunAs, Signal, Spawner};
 use glowplug::secret::Secret;
-use glowplug::storage::{self, Storage, StorageConfig};
+use glowplug::storage::{self, Storage, StorageConfig, StorageOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
@@ -36,6 +36,23 @@ pub(crate) struct Stage {
     run_as: Option<RunAs>,
 }
 
+/// What the storage of a stage is like.
+pub(crate) struct StageOptions {
+    pub(crate) safekeepers: usize,
+    pub(crate) token: Option<String>,
+    pub(crate) storage: StorageOptions,
+}
+
+impl Default for StageOptions {
+    fn default() -> Self {
+        Self {
+            safekeepers: 3,
+            token: None,
+            storage: StorageOptions::default(),
+        }
+    }
+}
+
 impl Stage {
     pub(crate) async fn set() -> Self {
         Self::set_with(programs::newest()).await
@@ -43,15 +60,20 @@ impl Stage {
 
     /// With these PostgreSQL programs.
     pub(crate) async fn set_with(bin_dir: PathBuf) -> Self {
-        Self::set_up(bin_dir, None).await
+        Self::set_as(bin_dir, StageOptions::default()).await
     }
 
     /// With nodes that ask for this token.
     pub(crate) async fn set_with_token(token: &str) -> Self {
-        Self::set_up(programs::newest(), Some(Secret::new(token))).await
+        let options = StageOptions {
+            token: Some(token.to_owned()),
+            ..StageOptions::default()
+        };
+        Self::set_as(programs::newest(), options).await
     }
 
-    async fn set_up(bin_dir: PathBuf, token: Option<Secret>) -> Self {
+    /// With another storage than most tests need.
+    pub(crate) async fn set_as(bin_dir: PathBuf, options: StageOptions) -> Self {
         let directory = TempDir::with_prefix("glowplug-e2e").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let spawner = Spawner::start().unwrap();
@@ -59,14 +81,14 @@ impl Stage {
         let config = StorageConfig {
             state_dir: directory.path().join("storage"),
             pg_bin_dir: bin_dir.clone(),
-            safekeepers: 3,
+            safekeepers: options.safekeepers,
             listen: own_address().into(),
             run_as: run_as.clone(),
-            token,
+            token: options.token.map(Secret::new),
         };
-        let storage = storage::start(config, &spawner, CancellationToken::new())
-            .await
-            .unwrap();
+        let cancel = CancellationToken::new();
+        let started = storage::start_with(config, options.storage, &spawner, cancel);
+        let storage = Box::pin(started).await.unwrap();
         let (tenant, timeline): (TenantId, TimelineId) =
             (TENANT.parse().unwrap(), TIMELINE.parse().unwrap());
         storage.create_timeline(tenant, timeline).await.unwrap();
@@ -84,7 +106,14 @@ impl Stage {
         let shards = self.storage.shard_map().shards;
         let shards: Vec<_> = shards
             .iter()
-            .map(|shard| json!({"number": shard.index.number, "libpq": shard.libpq, "http": shard.http}))
+            .map(|shard| {
+                json!({
+                    "number": shard.index.number,
+                    "libpq": shard.libpq,
+                    "grpc": shard.grpc,
+                    "http": shard.http,
+                })
+            })
             .collect();
         json!({
             "apiVersion": "glowplug.dev/v1alpha1",

@@ -458,7 +458,7 @@ async fn a_missing_or_unknown_transport_needs_no_connection() {
     };
     let error = fetch(&grpc, directory.path()).await.unwrap_err();
     assert!(
-        matches!(error, Error::GrpcUnsupported { .. }),
+        matches!(error, Error::NoGrpcAddress { .. }),
         "{}",
         chain(&error)
     );

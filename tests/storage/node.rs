@@ -94,6 +94,7 @@ impl Node {
             id,
             listen: any,
             http_listen: any,
+            grpc_listen: any,
             token: None,
             tls: None,
             wait_lsn_timeout,
@@ -121,7 +122,7 @@ impl Node {
             index: ShardIndex::UNSHARDED,
             node_id: Some(self.pageserver.id()),
             libpq: Some(format!("postgres://no_user@{}", self.pageserver.pg_addr())),
-            grpc: None,
+            grpc: Some(format!("grpc://no_user@{}", self.pageserver.grpc_addr())),
             http: Some(format!("http://{}", self.pageserver.http_addr())),
         }
     }

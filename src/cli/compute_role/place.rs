@@ -1,6 +1,7 @@
 //! Where a compute's spec comes from, and so where its status and its Events go.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -18,8 +19,8 @@ use crate::report::resource::ResourceSink;
 use crate::report::status_file::FileSink;
 use crate::report::{status_writer, write_policy};
 use crate::secret::Secret;
-use crate::source;
 use crate::source::control_plane::ControlPlane;
+use crate::source::{self, TokenReader};
 use crate::spec::revision::SourceEvent;
 use crate::telemetry::metrics::Metrics;
 
@@ -143,6 +144,34 @@ impl Place {
             }
         }
         Watched { source, look_again }
+    }
+
+    /// Reads the storage token anew, for when storage refuses the one in hand.
+    pub(super) fn token_reader(&self, options: &source::Options) -> Arc<TokenReader> {
+        match self {
+            Self::File(path) => TokenReader::new(source::file::reader(path.clone()), options, None),
+            Self::ControlPlane(place) => {
+                let read = source::control_plane::reader((**place).clone());
+                TokenReader::new(read, options, None)
+            }
+            Self::Resource {
+                client,
+                namespace,
+                name,
+            } => {
+                let read = source::resource::reader(client, namespace, name);
+                TokenReader::new(read, options, Some((client.clone(), namespace)))
+            }
+            Self::ConfigMap {
+                client,
+                namespace,
+                name,
+                key,
+            } => {
+                let read = source::config_map::reader(client, namespace, name, key.clone());
+                TokenReader::new(read, options, Some((client.clone(), namespace)))
+            }
+        }
     }
 
     /// Who tells Events, where anybody can.

@@ -19,6 +19,9 @@ const LOCK: &str = "lock";
 pub(super) struct NodePorts {
     pub(super) pg: u16,
     pub(super) http: u16,
+    /// A safekeeper has none.
+    #[serde(default)]
+    pub(super) grpc: u16,
 }
 
 /// The ports of all nodes, by their ids from 1.
@@ -98,7 +101,11 @@ mod tests {
     #[test]
     fn ports_of_absent_nodes_are_kept() {
         let dir = tempfile::TempDir::new().unwrap();
-        let node = |pg| NodePorts { pg, http: pg + 1 };
+        let node = |pg| NodePorts {
+            pg,
+            http: pg + 1,
+            grpc: 0,
+        };
         let three = Ports {
             safekeepers: vec![node(1), node(3), node(5)],
             pageservers: vec![node(7)],

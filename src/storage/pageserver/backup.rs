@@ -112,6 +112,71 @@ pub(super) async fn send(
     Ok(Sent::Whole)
 }
 
+/// Sends a backup, or what a fault leaves of it, to a client that takes it piece by piece.
+/// What is not whole ends in an error.
+pub(super) async fn feed(
+    backup: Backup,
+    fault: Option<BackupFault>,
+    client: &mpsc::Sender<Result<Bytes, String>>,
+) {
+    let (pieces, mut arriving) = mpsc::channel(QUEUE);
+    let making = blocking(move || {
+        let mut out = Pieces::new(pieces);
+        content::write(&backup, &mut out)
+    });
+    let (passed, made) = tokio::join!(feed_pieces(client, &mut arriving, fault), making);
+    let problem = match (passed, made) {
+        (Some(Passed::All), Err(error)) => {
+            warn!(error = chain(&error), "a backup failed");
+            Some(chain(&error))
+        }
+        (Some(Passed::All), Ok(())) if fault == Some(BackupFault::ErrorAtEnd) => {
+            Some("an injected fault at the end".to_owned())
+        }
+        (Some(Passed::Failing | Passed::Closing), _) => {
+            Some("an injected fault in the middle".to_owned())
+        }
+        // A short one ends as if it were whole; who is gone is told nothing.
+        _ => None,
+    };
+    if let Some(problem) = problem {
+        let _ = client.send(Err(problem)).await;
+    }
+}
+
+/// As [`pass_on`]; `None` if the client is gone.
+async fn feed_pieces(
+    client: &mpsc::Sender<Result<Bytes, String>>,
+    arriving: &mut mpsc::Receiver<Bytes>,
+    fault: Option<BackupFault>,
+) -> Option<Passed> {
+    let arriving = Closing(arriving);
+    let mut sent = 0;
+    while let Some(mut piece) = arriving.0.recv().await {
+        let due = sent < MIDDLE && sent + piece.len() >= MIDDLE;
+        let fault = fault.filter(|_| due);
+        if fault == Some(BackupFault::Corrupt) {
+            piece = spoilt(piece, MIDDLE - sent);
+        }
+        let ending = match fault {
+            Some(BackupFault::Truncated) => Some(Passed::Short),
+            Some(BackupFault::ErrorMidway) => Some(Passed::Failing),
+            Some(BackupFault::Dropped | BackupFault::Stall) => Some(Passed::Closing),
+            _ => None,
+        };
+        if ending.is_some() {
+            client.send(Ok(piece.slice(..MIDDLE - sent))).await.ok()?;
+            if fault == Some(BackupFault::Stall) {
+                client.closed().await;
+            }
+            return ending;
+        }
+        sent += piece.len();
+        client.send(Ok(piece)).await.ok()?;
+    }
+    Some(Passed::All)
+}
+
 /// How far a backup was passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Passed {

@@ -19,7 +19,7 @@ use crate::storage::pgwire_server::{Column, Error, Session};
 use crate::storage::timelines::Timeline;
 
 /// How long a granted lease lasts, in milliseconds (`lsn_lease_length`).
-const LEASE_MS: u128 = 10 * 60 * 1000;
+pub(super) const LEASE_MS: u64 = 10 * 60 * 1000;
 
 /// SQLSTATE of nearly every error (`internal_error`).
 pub(super) const INTERNAL_ERROR: &str = "XX000";
@@ -233,7 +233,7 @@ impl Connection {
         // Nothing is ever collected, so that a lease need not be remembered.
         let kept = lsn.align_up().skip_page_header() >= timeline.oldest_lsn();
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let until = now.unwrap_or_default().as_millis() + LEASE_MS;
+        let until = now.unwrap_or_default().as_millis() + u128::from(LEASE_MS);
         Ok(kept.then(|| until.to_string()))
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::task::TaskTracker;
+
 use super::locations::Locations;
 use super::metrics::Metrics;
 use crate::secret::Secret;
@@ -21,4 +23,6 @@ pub(super) struct Node {
     pub(super) locations: Arc<Locations>,
     pub(super) metrics: Metrics,
     pub(super) knobs: Arc<Knobs>,
+    /// Tasks that outlive the call that began them.
+    pub(super) tasks: TaskTracker,
 }
