@@ -216,9 +216,11 @@ fn outcome_of_refusal(refusal: Refusal, error: &ServerError) -> Option<ProbeOutc
         Refusal::TimelineNotFound | Refusal::TimelineArchived => {
             Some(ProbeOutcome::TimelineNotFound)
         }
-        Refusal::Unauthorized | Refusal::LsnCollected | Refusal::LsnNotReached | Refusal::Other => {
-            None
-        }
+        Refusal::Unauthorized
+        | Refusal::TlsRequired
+        | Refusal::LsnCollected
+        | Refusal::LsnNotReached
+        | Refusal::Other => None,
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Refusal {
     TimelineArchived,
     /// The token is missing, wrong, expired, or of another tenant.
     Unauthorized,
+    /// It takes encrypted connections only.
+    TlsRequired,
     /// The LSN is older than what is kept.
     LsnCollected,
     /// WAL up to the LSN did not arrive in time.
@@ -37,6 +39,7 @@ impl Refusal {
     pub fn of(error: &ServerError) -> Self {
         let says = |text: &str| error.message.contains(text);
         match error.code.as_str() {
+            _ if error.demands_tls() => Self::TlsRequired,
             "57P01" | "08006" => Self::GoingAway,
             code if code.starts_with("28") => Self::Unauthorized,
             _ if says("JWT authentication error") || says("Unauthorized") => Self::Unauthorized,
@@ -82,6 +85,7 @@ impl Refusal {
             Self::TimelineNotFound => "TimelineNotFound",
             Self::TimelineArchived => "TimelineArchived",
             Self::Unauthorized => "AuthFailed",
+            Self::TlsRequired => "TlsFailed",
             Self::LsnCollected => "LsnCollected",
             Self::LsnNotReached => "LsnNotReached",
             Self::GoingAway => "ShuttingDown",
@@ -94,6 +98,7 @@ impl Refusal {
             Self::TimelineNotFound
             | Self::TimelineArchived
             | Self::Unauthorized
+            | Self::TlsRequired
             | Self::LsnCollected => Retry::Never,
             // A shard that moves is found where it moved to, once the location is
             // asked for again.
@@ -109,6 +114,7 @@ impl fmt::Display for Refusal {
             Self::TimelineNotFound => "there is no such timeline",
             Self::TimelineArchived => "the timeline is archived: unarchive it first",
             Self::Unauthorized => "the storage token does not allow it",
+            Self::TlsRequired => "it takes TLS only: set the spec's storage.tls",
             Self::LsnCollected => "the LSN is older than what storage keeps",
             Self::LsnNotReached => "the write-ahead log up to the LSN did not arrive there",
             Self::GoingAway => "it is shutting down or closing connections",
@@ -166,6 +172,7 @@ mod tests {
                 "Timed out while waiting for WAL record at LSN 0/9 to arrive, …",
                 Refusal::LsnNotReached,
             ),
+            ("XX000", "must connect with TLS", Refusal::TlsRequired),
             ("57P01", "shutdown", Refusal::GoingAway),
             ("08006", "reconnect", Refusal::GoingAway),
             (

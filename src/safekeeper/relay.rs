@@ -116,7 +116,7 @@ pub enum Error {
     #[error("this compute was not elected")]
     Contended(#[source] Failure),
     /// A majority refuses before the first election.
-    #[error("a majority of the safekeepers refuses: {}", summary(safekeepers))]
+    #[error("a majority of the safekeepers refuses; {}: {}", kind.advice(), summary(safekeepers))]
     Refused {
         /// The reason.
         kind: LossKind,

@@ -124,7 +124,7 @@ pub enum Error {
         safekeepers: Vec<PeerStatus>,
     },
     /// A majority refuses for another reason.
-    #[error("a majority of the safekeepers refuses: {}", summary(safekeepers))]
+    #[error("a majority of the safekeepers refuses; {}: {}", kind.advice(), summary(safekeepers))]
     Refused {
         /// The reason.
         kind: LossKind,

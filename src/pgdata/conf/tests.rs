@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::id::{ShardIndex, TenantId, TimelineId};
+use crate::pgwire::TlsMode;
 use crate::spec::{
     ComputeMode, NeonFields, PostgresSpec, RemovedObjects, SafekeeperSet, Setting, ShardLocation,
-    ShardMap, neon_json,
+    ShardMap, StorageTls, TlsRoots, neon_json,
 };
 
 fn facts() -> ConfFacts {
@@ -269,6 +270,70 @@ fn the_text_of_a_vanilla_replica_reads_well() {
         ..facts()
     };
     insta::assert_snapshot!(render_postgresql_conf(&spec, &facts));
+}
+
+#[test]
+fn neons_postgres_is_told_the_same_of_tls_as_glowplug_does() {
+    let lines = |tls: StorageTls, address: &str| {
+        let mut spec = spec(Flavor::Neon);
+        spec.storage_tls = tls;
+        spec.pageservers.shards[0].libpq = Some(address.to_owned());
+        let conf = effective(&render_postgresql_conf(&spec, &facts()));
+        let value = |name: &str| conf.get(name).cloned();
+        (
+            value("neon.pageserver_connstring").unwrap(),
+            value("neon.safekeeper_conninfo_options"),
+        )
+    };
+    let url = "postgres://no_user@ps-1:6400";
+    let (connstring, options) = lines(StorageTls::default(), url);
+    assert_eq!(
+        (connstring.as_str(), options),
+        ("'postgres://no_user@ps-1:6400'", None)
+    );
+
+    let pem = StorageTls {
+        mode: None,
+        roots: Some(TlsRoots::Pem("certificates".to_owned())),
+    };
+    let mut of_pem = spec(Flavor::Neon);
+    of_pem.storage_tls = pem.clone();
+    let (file, content) = storage_tls::authorities_file(&of_pem).unwrap();
+    assert_eq!(content, "certificates");
+    let (connstring, options) = lines(pem.clone(), url);
+    assert_eq!(
+        connstring,
+        format!("'{url}?sslmode=verify-full&sslrootcert={file}'")
+    );
+    assert_eq!(
+        options.unwrap(),
+        format!("'sslmode=verify-full sslrootcert={file}'")
+    );
+    // What an address says itself stays.
+    let own = "host=ps-1 sslmode=require";
+    assert_eq!(lines(pem, own).0, format!("'{own}'"));
+
+    let by_mode = |mode| StorageTls {
+        mode: Some(mode),
+        roots: None,
+    };
+    assert_eq!(
+        lines(by_mode(TlsMode::Require), "host=ps-1").0,
+        "'host=ps-1 sslmode=require'"
+    );
+    assert_eq!(
+        lines(by_mode(TlsMode::VerifyFull), "host=ps-1").0,
+        "'host=ps-1 sslmode=verify-full sslrootcert=/etc/ssl/certs/ca-certificates.crt'"
+    );
+}
+
+#[test]
+fn a_generation_of_safekeepers_stands_before_their_list() {
+    let mut spec = spec(Flavor::Neon);
+    spec.safekeepers.generation = Some(3);
+    spec.safekeepers.endpoints = vec!["sk-2:5454".to_owned(), "sk-4:5454".to_owned()];
+    let conf = effective(&render_postgresql_conf(&spec, &facts()));
+    assert_eq!(conf["neon.safekeepers"], "'g#3:sk-2:5454,sk-4:5454'");
 }
 
 #[test]

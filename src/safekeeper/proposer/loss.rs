@@ -75,6 +75,29 @@ impl LossKind {
     }
 }
 
+impl LossKind {
+    /// What to do about a majority that refuses for this reason.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::AuthFailed => "check the storage token",
+            Self::UnknownTimeline => {
+                "check both ids, or create the timeline through the storage controller"
+            }
+            Self::TimelineDeleted => "it is gone for good: run another timeline",
+            Self::VersionMismatch => {
+                "run the major version of PostgreSQL that the timeline was made with"
+            }
+            Self::TlsMismatch => "make the spec's storage.tls fit how they are set up",
+            Self::StorageFull => "give them room, or raise their limit",
+            Self::Membership => "wait until the storage controller has changed them over",
+            Self::Misconfigured => "correct the spec's storage.safekeepers",
+            Self::Unreachable | Self::Silent | Self::Refused | Self::Protocol => {
+                "look into their logs"
+            }
+        }
+    }
+}
+
 /// Why a proposer gave up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {

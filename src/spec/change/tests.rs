@@ -1,6 +1,7 @@
 //! What changes need.
 
 use super::*;
+use crate::pgwire::TlsMode;
 use crate::secret::Secret;
 use crate::spec::{ComputeMode, DeltaOperation, no_secrets, parse_document};
 
@@ -91,6 +92,12 @@ fn a_flavor_of_its_own_wal_reloads_where_the_other_tells_the_relay() {
     let neon = between(&old, &new).unwrap();
     assert!(neon.safekeepers && neon.reload);
     assert_eq!(neon.restart, ["storage.tokenSecretRef"]);
+
+    let mut encrypted = old.clone();
+    encrypted.storage_tls.mode = Some(TlsMode::Require);
+    let neon = between(&old, &encrypted).unwrap();
+    assert!(neon.reload);
+    assert_eq!(neon.restart, ["storage.tls"]);
 }
 
 #[test]
