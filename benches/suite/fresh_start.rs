@@ -57,7 +57,8 @@ async fn yardstick(stage: &Stage, archive: &Path, measured: &mut Measured) {
     let unpacked = started.elapsed();
     hand_over(stage, &home);
 
-    let mut postgres = bare_postgres(stage, &home);
+    let port = free_port();
+    let mut postgres = bare_postgres(stage, &home, port);
     let started = Instant::now();
     let mut child = postgres.spawn().unwrap();
     while !says_ready(&data) {
@@ -68,7 +69,7 @@ async fn yardstick(stage: &Stage, archive: &Path, measured: &mut Measured) {
         );
         tokio::time::sleep(POLL).await;
     }
-    let mut config = ConnectConfig::tcp("", 5432, "cloud_admin");
+    let mut config = ConnectConfig::tcp("", port, "cloud_admin");
     config.host = Host::Unix(home.clone());
     config.database = Some("postgres".to_owned());
     let connection = Connection::connect(&config).await.unwrap();
@@ -98,7 +99,7 @@ fn hand_over(stage: &Stage, home: &Path) {
     }
 }
 
-fn bare_postgres(stage: &Stage, home: &Path) -> Command {
+fn bare_postgres(stage: &Stage, home: &Path, port: u16) -> Command {
     let mut postgres = Command::new(pg_bin_dir().join("postgres"));
     postgres
         .arg("-D")
@@ -108,7 +109,7 @@ fn bare_postgres(stage: &Stage, home: &Path) -> Command {
         // As the compute's: what is kept in memory need not be synced.
         .args(["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1"])
         .arg("-c")
-        .arg(format!("port={}", free_port()))
+        .arg(format!("port={port}"))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

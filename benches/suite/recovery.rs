@@ -38,7 +38,6 @@ async fn recover(bytes: u64, recovered: &mut Samples, memory: &mut Samples) {
     let log = log(writer.end, bytes);
     writer.begin(1);
     writer.push(&quorum.endpoints[0], &log).await;
-    writer.push(&quorum.endpoints[1], &[]).await;
     quorum.crash(2).await;
     let endpoints = quorum.endpoints.clone();
     let ended = tokio::task::spawn_blocking(move || {

@@ -33,8 +33,8 @@ use crate::wal::Log;
 /// Where the timeline begins.
 pub(crate) const START: Lsn = Lsn(0x0151_1AE0);
 
-/// Most WAL in one message.
-const CHUNK: usize = 1 << 20;
+/// Most WAL in one message, as in Neon's walproposer (`MAX_SEND_SIZE`).
+const CHUNK: usize = 128 * 1024;
 
 /// A way to the commit LSN: round trips of a plain client and of this one, and how long
 /// it may take with the delay, in milliseconds.
@@ -107,7 +107,7 @@ impl Writer {
         self.end = log.end();
     }
 
-    /// Gives a safekeeper WAL, which may be none, behind what it has.
+    /// Gives a safekeeper WAL behind what it has.
     pub(crate) async fn push(&self, endpoint: &str, wal: &[u8]) {
         let (host, port) = endpoint.split_once(':').unwrap();
         let (tenant_id, timeline_id) = (key().tenant_id, key().timeline_id);
@@ -140,8 +140,7 @@ impl Writer {
             send(&mut stream, message).await;
         }
         let mut at = self.end;
-        let chunks = wal.chunks(CHUNK).chain(wal.is_empty().then_some(wal));
-        for chunk in chunks {
+        for chunk in wal.chunks(CHUNK) {
             let append = ProposerMessage::AppendRequest(AppendRequest {
                 generation: 0,
                 term: self.term,
@@ -217,17 +216,37 @@ struct Scene {
 }
 
 impl Scene {
+    /// How long a sync took that went this way.
     async fn run(&mut self, endpoints: &[String], way: &Way) -> f64 {
+        self.level().await;
         if way.how == SyncedHow::Full {
             self.writer.write(&self.quorum, self.term).await;
         }
         let (synced, took) = sync_with(endpoints, way).await;
         assert_eq!((synced.how, synced.commit_lsn), (way.how, self.writer.end));
-        if let (SyncedHow::Full, Some(won)) = (way.how, synced.term) {
-            self.writer.begin(won);
-            self.term = won + 1;
-        }
+        self.follow(&synced);
         took
+    }
+
+    /// A sync ends when a majority has it all: lets the third catch up.
+    async fn level(&mut self) {
+        let votes = &WAYS[1];
+        let endpoints = self.quorum.endpoints.clone();
+        loop {
+            let (synced, _) = sync_with(&endpoints, votes).await;
+            self.follow(&synced);
+            if synced.how == votes.how {
+                return;
+            }
+        }
+    }
+
+    fn follow(&mut self, synced: &Synced) {
+        let Some(won) = synced.term else { return };
+        self.term = won + 1;
+        if synced.how == SyncedHow::Full {
+            self.writer.begin(won);
+        }
     }
 }
 

@@ -1,6 +1,9 @@
-//! Which version the postgres program is: asked for once, before a spec is there, since
-//! loading its libraries takes as long as a whole safekeeper sync.
+//! Which version the postgres program is: asked for once, before a spec is there.
+//!
+//! Postgres itself loads three dozen libraries before it can say so, which takes longer
+//! than a whole safekeeper sync; `pg_controldata`, of the same build, loads one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +14,9 @@ use super::error::Error;
 use crate::process::{Command, Spawner};
 use crate::spec::ComputeSpec;
 
-/// How long `postgres --version` may take.
+/// Who is asked, in this order: an image may lack all but the last.
+const PROGRAMS: [&str; 2] = ["pg_controldata", "postgres"];
+/// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The version of the one program that this process starts.
@@ -50,7 +55,14 @@ impl ServerVersion {
 }
 
 async fn ask(config: &ComputeConfig, spawner: &Spawner) -> Result<u32, Error> {
-    let program = config.pg_bin_dir.join("postgres");
+    let [first, last] = PROGRAMS.map(|name| config.pg_bin_dir.join(name));
+    match ask_program(first, spawner).await {
+        Ok(version) => Ok(version),
+        Err(_) => ask_program(last, spawner).await,
+    }
+}
+
+async fn ask_program(program: PathBuf, spawner: &Spawner) -> Result<u32, Error> {
     let failed = |source| Error::Version {
         program: program.clone(),
         source,
@@ -64,8 +76,8 @@ async fn ask(config: &ComputeConfig, spawner: &Spawner) -> Result<u32, Error> {
     parse(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| failed(None))
 }
 
-/// Reads `postgres (PostgreSQL) 15.18 (Debian 15.18-1)` as 150018; a pre-release such
-/// as `18beta1` as 180000.
+/// Reads `postgres (PostgreSQL) 15.18 (Debian 15.18-1)`, by whatever name, as 150018; a
+/// pre-release such as `18beta1` as 180000.
 fn parse(text: &str) -> Option<u32> {
     let version = text
         .split_once("(PostgreSQL) ")?

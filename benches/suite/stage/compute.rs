@@ -17,7 +17,7 @@ use super::{free_port, pg_bin_dir, process};
 use crate::LIMIT;
 
 /// What the log says when the start-up is over.
-const RUNNING: &str = r#""to":"Running""#;
+const RUNNING: &str = r#""to":"running""#;
 
 pub(crate) struct Compute {
     pub(crate) home: PathBuf,

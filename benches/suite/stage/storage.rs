@@ -9,6 +9,7 @@ use glowplug::id::{TenantId, TimelineId};
 use glowplug::pgwire::{ConnectConfig, Connection};
 use glowplug::process::{RunAs, Spawner};
 use glowplug::storage::{self, Storage, StorageConfig, StorageOptions};
+use glowplug::wire::control_file::{ControlFile, State};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +65,13 @@ impl Stage {
             .await
             .expect("a newer base");
         stage.stop().await;
+        make_clean(
+            &stage
+                .state_dir()
+                .join("timelines")
+                .join(TENANT)
+                .join(TIMELINE),
+        );
         copy(&stage.state_dir(), &stage.kept());
         stage
     }
@@ -156,6 +164,18 @@ impl Stage {
             archive.extend_from_slice(&bytes);
         }
         archive
+    }
+}
+
+/// The newest base was made by a standby that was shut down behind the last record.
+/// Without unlogged tables that is what a primary's clean shutdown there leaves, too,
+/// from which postgres starts without replaying anything.
+fn make_clean(timeline: &Path) {
+    for base in fs::read_dir(timeline.join("bases")).unwrap() {
+        let path = base.unwrap().path().join("pg_control");
+        let mut control = ControlFile::parse(&fs::read(&path).unwrap()).unwrap();
+        control.set_state(State::ShutDown);
+        fs::write(&path, control.as_bytes()).unwrap();
     }
 }
 
