@@ -18,6 +18,7 @@ mod secrets;
 pub mod validate;
 
 pub use compute_spec::*;
+pub use conf_text::{assignments, without_owned};
 pub use crd::{crd, crd_yaml};
 pub use document::parse as parse_document;
 pub use field_error::{Errors, FieldError, Reason, report_errors};

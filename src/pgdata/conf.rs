@@ -2,10 +2,12 @@
 //! it, and everything else can.
 //!
 //! Postgres takes the last assignment of a setting. So the text is, from weak to
-//! strong: the spec's verbatim text, what follows from the spec's fields, the spec's
-//! settings but those that glowplug owns, and what only this process knows. For
-//! Neon's postgres the order is that of `compute_tools/src/config.rs`; there, a
-//! setting silently overrides the field it contradicts, here it is left out.
+//! strong: defaults that suit unmodified postgres, the spec's verbatim text, what follows
+//! from the spec's fields, the spec's settings, and what only this process knows. For
+//! Neon's postgres, which has no such defaults, the order is that of
+//! `compute_tools/src/config.rs`; there, a setting silently overrides the field it
+//! contradicts. Here, what contradicts a setting that glowplug owns is left out of the
+//! spec's settings, and commented out in its verbatim text.
 
 mod audit;
 mod neon;
@@ -19,7 +21,7 @@ mod tests;
 pub use writer::quote_value;
 
 use self::writer::Writer;
-use crate::spec::{ComputeSpec, Flavor, owned_setting};
+use crate::spec::{ComputeSpec, Flavor, owned_setting, without_owned};
 
 /// What the configuration depends on besides the spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,10 +59,6 @@ pub const TEMP_OVERRIDE: &str = "neon.max_cluster_size=-1";
 /// The text of postgresql.conf.
 pub fn render_postgresql_conf(spec: &ComputeSpec, facts: &ConfFacts) -> String {
     let mut conf = Writer::default();
-    if let Some(text) = &spec.postgres.verbatim_conf {
-        conf.verbatim(text);
-    }
-    conf.comment("Written by glowplug at every change of its spec: edit the spec instead.");
     match spec.postgres.flavor {
         Flavor::Neon => neon::render(spec, facts, &mut conf),
         Flavor::Vanilla => vanilla::render(spec, facts, &mut conf),
@@ -79,6 +77,15 @@ const LOCALE: &str = if cfg!(target_os = "macos") {
 fn locales(conf: &mut Writer) {
     for name in ["lc_messages", "lc_monetary", "lc_time", "lc_numeric"] {
         conf.text(name, LOCALE);
+    }
+}
+
+const NOTICE: &str = "Written by glowplug at every change of its spec: edit the spec instead.";
+
+/// The spec's verbatim text.
+fn verbatim(spec: &ComputeSpec, conf: &mut Writer) {
+    if let Some(text) = &spec.postgres.verbatim_conf {
+        conf.verbatim(&without_owned(text, spec.postgres.flavor));
     }
 }
 

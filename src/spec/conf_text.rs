@@ -1,9 +1,75 @@
 //! What a text in the syntax of postgresql.conf assigns, as far as one can tell without
-//! postgres: enough to find a port and to name the settings that two texts differ in.
+//! postgres: enough to find a port, to name the settings that two texts differ in, and to
+//! take out what glowplug sets itself.
+
+use std::fmt::Write as _;
+
+use super::neon_json::split_safekeepers;
+use super::{ComputeMode, ComputeSpec, Flavor, OwnedSetting, owned_setting};
 
 /// The assignments of a text, in order: name in lower case, and value without quotes.
-pub(super) fn assignments(text: &str) -> impl DoubleEndedIterator<Item = (String, String)> {
+pub fn assignments(text: &str) -> impl DoubleEndedIterator<Item = (String, String)> {
     text.lines().filter_map(assignment)
+}
+
+/// The text with each line commented out that assigns what a spec may not: the text can
+/// say no more than the list of settings can.
+pub fn without_owned(text: &str, flavor: Flavor) -> String {
+    let mut kept = String::with_capacity(text.len());
+    for line in text.lines() {
+        let _ = match contradicts(line, flavor) {
+            Some((_, _, owned)) => writeln!(kept, "# set by {}: {line}", owned.owner),
+            None => writeln!(kept, "{line}"),
+        };
+    }
+    kept
+}
+
+/// Lines of the spec's text without effect, for people: those that [`without_owned`] takes
+/// out, unless glowplug sets the same. `path` is the text's.
+pub(super) fn notes(spec: &ComputeSpec, path: &str) -> Vec<String> {
+    let text = spec.postgres.verbatim_conf.as_deref().unwrap_or_default();
+    let mut notes = Vec::new();
+    for (line, number) in text.lines().zip(1_usize..) {
+        if let Some((name, value, owned)) = contradicts(line, spec.postgres.flavor)
+            && !is_set_so(spec, &name, &value)
+        {
+            notes.push(format!(
+                "{path}, line {number}: {name} is ignored; {}",
+                owned.advice()
+            ));
+        }
+    }
+    notes
+}
+
+/// The name and value of a setting that the line may not assign.
+fn contradicts(line: &str, flavor: Flavor) -> Option<(String, String, &'static OwnedSetting)> {
+    let (name, value) = assignment(line)?;
+    let owned = owned_setting(flavor, &name).filter(|owned| !owned.allows(Some(&value)))?;
+    Some((name, value, owned))
+}
+
+/// Whether the fields of `spec` amount to this very assignment. Neon's own local control
+/// plane says everything twice, and that is no reason for a note.
+fn is_set_so(spec: &ComputeSpec, name: &str, value: &str) -> bool {
+    match name {
+        "port" => value.parse() == Ok(spec.postgres.port),
+        "neon.tenant_id" => value.parse() == Ok(spec.tenant_id),
+        "neon.timeline_id" => value.parse() == Ok(spec.timeline_id),
+        "neon.safekeepers" => split_safekeepers(value).1 == spec.safekeepers.endpoints,
+        "neon.stripe_size" => value.parse().ok() == spec.pageservers.stripe_size,
+        "neon.pageserver_connstring" => {
+            let shards = spec.pageservers.shards.iter();
+            let addresses = shards.map(|shard| shard.libpq.as_deref().unwrap_or_default());
+            value.split(',').eq(addresses)
+        }
+        "recovery_target_lsn" => match spec.mode {
+            ComputeMode::Static(lsn) => value.parse() == Ok(lsn),
+            ComputeMode::Primary | ComputeMode::Replica => value.is_empty(),
+        },
+        _ => false,
+    }
 }
 
 fn assignment(line: &str) -> Option<(String, String)> {
@@ -64,6 +130,20 @@ mod tests {
         ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_glowplug_sets_is_taken_out_of_a_text() {
+        let text = "work_mem = 8MB\r\n\tINCLUDE 'x'\nfsync = off\n Port=1 # mine\n\nfsync on";
+        assert_eq!(
+            without_owned(text, Flavor::Vanilla),
+            "work_mem = 8MB\n\
+             # set by the directory's layout: \tINCLUDE 'x'\n\
+             fsync = off\n\
+             # set by the field postgres.port:  Port=1 # mine\n\
+             \n\
+             # set by the supervisor: fsync on\n"
+        );
     }
 
     proptest! {

@@ -19,7 +19,7 @@ use super::neon_json::{
 };
 use super::secrets::Secrets;
 use super::validate::quoted;
-use super::{ComputeSpec, Errors, FieldError, resolve, schema};
+use super::{ComputeSpec, Errors, FieldError, conf_text, resolve, schema};
 use crate::api::resource::ComputeSpecSpec;
 
 /// What a text holds.
@@ -95,6 +95,14 @@ pub fn parse(text: &str, secrets: &Secrets<'_>) -> Result<Document, Errors> {
             Document::neon(form, response.spec.as_ref(), "spec", Some(control))?
         }
     };
+    if let Some(spec) = &document.spec {
+        let path = match form {
+            Form::Resource => "spec.postgres.postgresqlConf",
+            Form::NeonSpec => "cluster.postgresql_conf",
+            Form::NeonConfig | Form::NeonResponse => "spec.cluster.postgresql_conf",
+        };
+        notes.extend(conf_text::notes(spec, path));
+    }
     document.notes.append(&mut notes);
     Ok(document)
 }

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use super::{ComputeSpec, Errors, FieldError};
 pub use enums::*;
 pub use envelopes::*;
+pub(super) use legacy::split_safekeepers;
 pub use read::{Resolved, resolve};
 pub use spec::*;
 pub use write::to_spec;

@@ -1,7 +1,7 @@
 //! The lines that make pgaudit log what an audit level asks for.
 
 use super::Writer;
-use crate::spec::{AuditLevel, ComputeSpec};
+use crate::spec::{AuditLevel, ComputeSpec, change};
 
 /// Logs what was done.
 const PGAUDIT: &str = "pgaudit";
@@ -35,11 +35,11 @@ pub(super) fn render(spec: &ComputeSpec, conf: &mut Writer) {
     if libraries.contains(&TO_FILES) {
         conf.raw("pgaudit.log_rotation_age", ROTATION_MINUTES);
     }
-    let preloaded = spec.setting("shared_preload_libraries");
-    conf.text(
-        "shared_preload_libraries",
-        &preload(preloaded.unwrap_or(PRELOADED), libraries),
-    );
+    // Upstream looks for them in the list of settings only.
+    let stated = change::stated_settings(&spec.postgres);
+    let preloaded = stated.get("shared_preload_libraries");
+    let preloaded = preloaded.map_or(PRELOADED, String::as_str);
+    conf.text("shared_preload_libraries", &preload(preloaded, libraries));
 }
 
 /// The list with these libraries added. Upstream looks for a name anywhere in the

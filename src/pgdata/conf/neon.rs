@@ -1,11 +1,14 @@
 //! The lines for Neon's postgres, in upstream's order.
 
 use super::{
-    ConfFacts, Writer, audit, locales, settings, shared_memory, storage_tls, temp_override,
+    ConfFacts, NOTICE, Writer, audit, locales, settings, shared_memory, storage_tls, temp_override,
+    verbatim,
 };
 use crate::spec::{ComputeMode, ComputeSpec};
 
 pub(super) fn render(spec: &ComputeSpec, facts: &ConfFacts, conf: &mut Writer) {
+    verbatim(spec, conf);
+    conf.comment(NOTICE);
     pageservers(spec, conf);
     safekeepers(spec, conf);
     identity(spec, conf);

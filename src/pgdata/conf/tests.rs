@@ -233,7 +233,15 @@ fn no_spec_can_override_what_glowplug_owns() {
                 }
             }
         }
-        let render = |spec| effective(&render_postgresql_conf(spec, &facts()));
+        let render = |spec: &ComputeSpec| effective(&render_postgresql_conf(spec, &facts()));
+        assert_eq!(render(&hostile), render(&plain));
+
+        let settings = std::mem::take(&mut hostile.postgres.settings);
+        let lines = settings.iter().map(|setting| {
+            let value = setting.value.clone().unwrap_or_default();
+            format!("\t{} '{value}' # by hand\n", setting.name)
+        });
+        hostile.postgres.verbatim_conf = Some(lines.collect());
         assert_eq!(render(&hostile), render(&plain));
     }
 }
@@ -253,9 +261,21 @@ fn a_spec_may_raise_what_the_relay_only_needs_at_least() {
 }
 
 #[test]
+fn a_text_may_say_what_a_setting_may() {
+    let mut spec = spec(Flavor::Vanilla);
+    spec.postgres.verbatim_conf =
+        Some("wal_level = logical\nlisten_addresses = '*'\njit = off".to_owned());
+    let conf = render_postgresql_conf(&spec, &facts());
+    let conf = effective(&conf);
+    assert_eq!(conf["wal_level"], "logical");
+    assert_eq!(conf["listen_addresses"], "'*'");
+    assert_eq!(conf["jit"], "off");
+}
+
+#[test]
 fn the_text_of_a_vanilla_primary_reads_well() {
     let mut spec = spec(Flavor::Vanilla);
-    spec.postgres.verbatim_conf = Some("jit = off".to_owned());
+    spec.postgres.verbatim_conf = Some("jit = off\nport = 1".to_owned());
     spec.postgres.settings = vec![setting("max_connections", "200"), text("x.y", "it's")];
     insta::assert_snapshot!(render_postgresql_conf(&spec, &facts()));
 }

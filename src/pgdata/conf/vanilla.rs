@@ -15,7 +15,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    ConfFacts, PASSWORD_FILE, Writer, locales, settings, shared_memory, storage_tls, temp_override,
+    ConfFacts, NOTICE, PASSWORD_FILE, Writer, locales, settings, shared_memory, storage_tls,
+    temp_override, verbatim,
 };
 use crate::spec::{ComputeMode, ComputeSpec};
 
@@ -26,36 +27,35 @@ const RELAY: &str = "walproposer";
 const WAL_KEEP_SIZE: &str = "64MB";
 
 pub(super) fn render(spec: &ComputeSpec, facts: &ConfFacts, conf: &mut Writer) {
-    locales(conf);
-    listening(spec, facts, conf);
-    durability(conf);
-    replication(conf);
+    conf.comment(NOTICE);
+    defaults(facts, conf);
+    verbatim(spec, conf);
+    owned(spec, facts, conf);
     mode(spec, facts, conf);
     shared_memory(facts, conf);
     settings(spec, conf);
     temp_override(conf);
 }
 
-fn listening(spec: &ComputeSpec, facts: &ConfFacts, conf: &mut Writer) {
+/// What a spec may say otherwise, within the limits of [`crate::spec::owned_settings`].
+fn defaults(facts: &ConfFacts, conf: &mut Writer) {
+    locales(conf);
     conf.text("listen_addresses", &facts.listen_addresses);
-    conf.raw("port", spec.postgres.port);
-    conf.text("unix_socket_directories", &facts.socket_dir);
-    // pg_hba.conf lets whoever gets through in as the superuser.
-    conf.raw("unix_socket_permissions", "0700");
-}
-
-fn durability(conf: &mut Writer) {
-    conf.raw("fsync", "off");
     conf.raw("full_page_writes", "off");
-    conf.raw("restart_after_crash", "off");
     conf.raw("synchronous_commit", "on");
-}
-
-fn replication(conf: &mut Writer) {
     conf.raw("wal_level", "replica");
     conf.raw("max_wal_senders", 10);
     conf.raw("max_replication_slots", 10);
     conf.raw("wal_keep_size", WAL_KEEP_SIZE);
+}
+
+fn owned(spec: &ComputeSpec, facts: &ConfFacts, conf: &mut Writer) {
+    conf.raw("port", spec.postgres.port);
+    conf.text("unix_socket_directories", &facts.socket_dir);
+    // pg_hba.conf lets whoever gets through in as the superuser.
+    conf.raw("unix_socket_permissions", "0700");
+    conf.raw("fsync", "off");
+    conf.raw("restart_after_crash", "off");
 }
 
 fn mode(spec: &ComputeSpec, facts: &ConfFacts, conf: &mut Writer) {

@@ -155,7 +155,7 @@ fn port_of_text(conf: &str) -> Option<u16> {
 }
 
 /// Splits `neon.safekeepers`: `g#7:host:port,host:port`.
-pub(super) fn split_safekeepers(text: &str) -> (Option<u32>, Vec<String>) {
+pub(in crate::spec) fn split_safekeepers(text: &str) -> (Option<u32>, Vec<String>) {
     let (generation, list) = match text
         .trim()
         .strip_prefix("g#")
