@@ -156,8 +156,7 @@ impl fmt::Display for ObjectFailure {
 /// Makes roles, databases and grants match `spec`, and does nothing where they do.
 ///
 /// A failure of one object is in [`Applied::failures`], and the others go on. Applying
-/// again is safe after any result. Nothing is done for a spec that wants its catalog
-/// left alone, or whose compute cannot write.
+/// again is safe after any result.
 ///
 /// Not to be dropped half-way: cancel it, and statements that run are cancelled, too.
 pub async fn apply(
@@ -166,18 +165,10 @@ pub async fn apply(
     options: &ApplyOptions,
     cancel: &CancellationToken,
 ) -> Result<Applied, Error> {
-    if spec.skip_catalog_updates || spec.mode != ComputeMode::Primary {
-        return Ok(Applied::default());
+    match prepare(target, spec, options, cancel).await? {
+        Some(prepared) => prepared.carry_out(target, options).await,
+        None => Ok(Applied::default()),
     }
-    let stop = Stop::new(cancel, options.deadline);
-    let session = connect(target, options, &stop).await?;
-    let applied = async {
-        let (observed, plan) = look(&session, target, spec, &stop).await?;
-        execute(target, options, &observed, &session, &plan, &stop).await
-    };
-    let applied = applied.await;
-    session.close().await;
-    applied
 }
 
 /// The plan that [`apply`] would carry out now.
@@ -187,14 +178,83 @@ pub async fn preview(
     options: &ApplyOptions,
     cancel: &CancellationToken,
 ) -> Result<Plan, Error> {
-    if spec.skip_catalog_updates || spec.mode != ComputeMode::Primary {
-        return Ok(Plan::default());
+    match prepare(target, spec, options, cancel).await? {
+        Some(prepared) => Ok(prepared.cancel().await),
+        None => Ok(Plan::default()),
+    }
+}
+
+/// A plan, and the session whose view of the catalog it was made of.
+pub struct Prepared {
+    session: Session,
+    stop: Stop,
+    observed: Observed,
+    plan: Plan,
+}
+
+/// Looks at the catalog and plans. `None` if there can be nothing to do: a spec may want
+/// its catalog left alone, and only a primary writes.
+pub async fn prepare(
+    target: &CatalogTarget,
+    spec: &ComputeSpec,
+    options: &ApplyOptions,
+    cancel: &CancellationToken,
+) -> Result<Option<Prepared>, Error> {
+    if !concerns(spec) {
+        return Ok(None);
     }
     let stop = Stop::new(cancel, options.deadline);
     let session = connect(target, options, &stop).await?;
-    let planned = look(&session, target, spec, &stop).await;
-    session.close().await;
-    planned.map(|(_, plan)| plan)
+    match look(&session, target, spec, &stop).await {
+        Ok((observed, plan)) => Ok(Some(Prepared {
+            session,
+            stop,
+            observed,
+            plan,
+        })),
+        Err(error) => {
+            session.close().await;
+            Err(error)
+        }
+    }
+}
+
+/// Whether `spec` may have something to say about the catalog. One that wants it left
+/// alone still wants what Neon's postgres cannot do without, and subscriptions dropped.
+pub fn concerns(spec: &ComputeSpec) -> bool {
+    let nonetheless =
+        spec.neon.drop_subscriptions_before_start || spec.postgres.flavor == Flavor::Neon;
+    spec.mode == ComputeMode::Primary && (!spec.skip_catalog_updates || nonetheless)
+}
+
+impl Prepared {
+    /// What will be done.
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Does it, within what is left of the limits given to [`prepare`].
+    pub async fn carry_out(
+        self,
+        target: &CatalogTarget,
+        options: &ApplyOptions,
+    ) -> Result<Applied, Error> {
+        let Self {
+            session,
+            stop,
+            observed,
+            plan,
+        } = self;
+        let applied = execute(target, options, &observed, &session, &plan, &stop).await;
+        session.close().await;
+        applied
+    }
+
+    /// Does nothing.
+    pub async fn cancel(self) -> Plan {
+        self.session.close().await;
+        self.plan
+    }
 }
 
 async fn connect(

@@ -4,6 +4,8 @@
 
 #[path = "catalog/golden.rs"]
 mod golden;
+#[path = "catalog/golden_conf.rs"]
+mod golden_conf;
 #[path = "catalog/names.rs"]
 mod names;
 mod postgres;
@@ -520,6 +522,33 @@ async fn a_leaving_role_takes_nothing_with_it() {
     assert_eq!(column(&admin, owner).await, ["cloud_admin"]);
 }
 
+/// Upstream replaces that name in finished SQL, quoted names of users' roles included.
+#[tokio::test]
+async fn a_role_whose_name_holds_that_of_the_privileged_one_is_its_own() {
+    let postgres = Postgres::start().await;
+    let target = CatalogTarget {
+        privileged_role: "boss".to_owned(),
+        ..target(&postgres)
+    };
+    let mut spec = spec(
+        vec![privileged("neon_superuser_app", "x"), role("keeper")],
+        vec![database("shop", "keeper")],
+    );
+    let (options, cancel) = (ApplyOptions::default(), CancellationToken::new());
+    let applied = catalog::apply(&target, &spec, &options, &cancel).await;
+    assert_eq!(applied.unwrap().failures, []);
+    let admin = postgres.connect("postgres").await;
+    let members = "SELECT concat_ws(' ', member::regrole, roleid::regrole) FROM pg_auth_members \
+                   WHERE member::regrole::text LIKE 'neon%' OR roleid::regrole::text LIKE 'neon%'";
+    assert_eq!(column(&admin, members).await, ["neon_superuser_app boss"]);
+    spec.roles.remove(0);
+    spec.delta_operations = vec![DeltaOperation::DeleteRole("neon_superuser_app".to_owned())];
+    let applied = catalog::apply(&target, &spec, &options, &cancel).await;
+    assert_eq!(applied.unwrap().failures, []);
+    let left = "SELECT rolname FROM pg_roles WHERE rolname LIKE 'neon%' OR rolname = 'boss'";
+    assert_eq!(column(&admin, left).await, ["boss"]);
+}
+
 #[tokio::test]
 async fn databases_are_dropped_and_renamed_under_their_users() {
     let postgres = Postgres::start().await;
@@ -600,6 +629,90 @@ async fn a_branch_drops_inherited_subscriptions_once() {
     let admin = postgres.connect("postgres").await;
     let record = "SELECT timeline_id FROM neon.drop_subscriptions_done";
     assert_eq!(column(&admin, record).await, [spec.timeline_id.to_string()]);
+}
+
+#[tokio::test]
+async fn a_branch_drops_subscriptions_in_every_database_and_though_it_skips_the_rest() {
+    let postgres = Postgres::start().await;
+    let mut spec = spec(vec![privileged("app", "x")], vec![database("shop", "app")]);
+    apply(&postgres, &spec).await;
+    let subscribe =
+        "CREATE SUBSCRIPTION s CONNECTION 'host=/nowhere' PUBLICATION p WITH (connect = false)";
+    // One database of the spec, and one that it does not know.
+    for name in ["shop", "postgres"] {
+        let client = postgres.connect(name).await;
+        let subscribe = subscribe.replace("SUBSCRIPTION s", &format!("SUBSCRIPTION {name}"));
+        client.batch_execute(&subscribe).await.unwrap();
+    }
+    spec.skip_catalog_updates = true;
+    spec.roles.push(privileged("later", "x"));
+    spec.neon.drop_subscriptions_before_start = true;
+    let applied = apply(&postgres, &spec).await;
+    assert_eq!(applied.changes.len(), 3, "{applied:?}");
+    let admin = postgres.connect("postgres").await;
+    let left = "SELECT count(*) FROM pg_subscription";
+    assert_eq!(column(&admin, left).await, ["0"]);
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname = 'later'";
+    assert_eq!(column(&admin, roles).await, ["0"]);
+}
+
+#[tokio::test]
+async fn many_databases_are_copied_from_files_where_that_is_safe() {
+    let postgres = Postgres::start().await;
+    let mut databases: Vec<Database> = (0..12).map(|i| database(&format!("d{i}"), "app")).collect();
+    databases[0].options = vec![option("STRATEGY", Some("wal_log"))];
+    let mut spec = spec(vec![privileged("app", "x")], databases);
+    let admin = postgres.connect("postgres").await;
+    let applied = apply(&postgres, &spec).await;
+    let copied = |change: &&String| change.contains("file_copy");
+    assert_eq!(
+        applied.changes.iter().filter(copied).count(),
+        11,
+        "{applied:?}"
+    );
+    let made = "SELECT count(*) FROM pg_database WHERE datdba = 'app'::regrole";
+    assert_eq!(column(&admin, made).await, ["12"]);
+
+    // A few are not worth two checkpoints.
+    spec.databases.push(database("more", "app"));
+    let applied = apply(&postgres, &spec).await;
+    assert_eq!(
+        applied.changes.iter().filter(copied).count(),
+        0,
+        "{applied:?}"
+    );
+}
+
+#[tokio::test]
+async fn connections_that_are_not_to_be_had_are_waited_for() {
+    let settings = [
+        ("max_connections", "12"),
+        ("superuser_reserved_connections", "0"),
+    ];
+    let postgres = Postgres::start_with(&settings).await;
+    let first = spec(
+        vec![privileged("app", "x"), privileged("next", "x")],
+        vec![database("a", "app"), database("b", "app")],
+    );
+    apply(&postgres, &first).await;
+    // All but the one that observes; then there is work inside of both databases.
+    let mut taken = Vec::new();
+    for _ in 0..11 {
+        taken.push(postgres.connect("postgres").await);
+    }
+    let mut second = first.clone();
+    for database in &mut second.databases {
+        database.owner = "next".to_owned();
+    }
+    let release = async {
+        while !postgres.log().contains("too many clients") {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        taken.clear();
+    };
+    let (applied, ()) = tokio::join!(try_apply(&postgres, &second), release);
+    assert_eq!(applied.failures, []);
+    assert_eq!(try_apply(&postgres, &second).await, Applied::default());
 }
 
 #[tokio::test]

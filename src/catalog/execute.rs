@@ -14,19 +14,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use futures::future::join_all;
 use job::{BATCH, Job, jobs};
 use outcome::{Failure, Outcome};
-use tokio_postgres::error::{Severity, SqlState};
+use tokio_postgres::error::Severity;
 
 use super::plan::change::Object;
 use super::plan::observed::Observed;
 use super::plan::{Plan, Step};
-use super::session::{Interrupted, RunError, Session, Stop};
+use super::session::{Interrupted, RETRIES, RETRY_WAITS, RunError, Session, Stop, is_transient};
 use super::sql::{Script, script};
 use super::{Applied, ApplyOptions, CatalogTarget, Error};
+use crate::backoff::Backoff;
+use crate::error::chain;
 
 /// Of the server's connections, glowplug takes at most one in this many.
 const SHARE: usize = 3;
-/// How often to evict again those who came back before the statement ran.
-const EVICTIONS: usize = 5;
 
 /// Carries out `plan`, which was made of `observed` as seen by `main`.
 pub(super) async fn execute(
@@ -130,13 +130,11 @@ impl Executor<'_> {
                 Some(database) => self.run_inside(database, job, outcomes).await?,
                 None if number == 0 => self.run_job(self.main, job, outcomes).await?,
                 None => {
-                    let session = match own.take() {
-                        Some(session) => session,
-                        None => self.spare_session().await?,
-                    };
-                    let finished = self.run_job(&session, job, outcomes).await;
-                    own = Some(session);
-                    finished?;
+                    if own.is_none() {
+                        own = self.spare_session().await?;
+                    }
+                    let session = own.as_ref().unwrap_or(self.main);
+                    self.run_job(session, job, outcomes).await?;
                 }
             }
         }
@@ -144,19 +142,29 @@ impl Executor<'_> {
         Ok(())
     }
 
-    async fn spare_session(&self) -> Result<Session, Error> {
+    /// Another session in the database of the main one. `None` if the server has none to
+    /// give, which only makes it slower.
+    async fn spare_session(&self) -> Result<Option<Session>, Error> {
         let spare = locked(&self.spare).pop();
-        if let Some(session) = spare {
-            return Ok(session);
+        if spare.is_some() {
+            return Ok(spare);
         }
-        let database = self.main.database.as_str();
-        self.connect(database).await.map_err(|error| match error {
+        match self.connect(&self.main.database).await {
+            Ok(session) => Ok(Some(session)),
+            Err(RunError::Sql(error)) if is_transient(&error) => Ok(None),
+            Err(error) => Err(self.ended(error)),
+        }
+    }
+
+    /// What to end with when the main database is out of reach, or time is up.
+    fn ended(&self, error: RunError) -> Error {
+        match error {
             RunError::Interrupted(why) => self.interrupted(why),
             RunError::Sql(source) => Error::Connect {
-                database: database.to_owned(),
+                database: self.main.database.clone(),
                 source,
             },
-        })
+        }
     }
 
     async fn connect(&self, database: &str) -> Result<Session, RunError> {
@@ -294,30 +302,41 @@ impl Executor<'_> {
         } else {
             script.statements.clone()
         };
-        let attempts = if script.evicts { EVICTIONS } else { 1 };
-        let mut result = Ok(());
-        for _ in 0..attempts {
-            result = self.send_all(session, &messages).await?;
-            let in_use =
-                |error: &tokio_postgres::Error| error.code() == Some(&SqlState::OBJECT_IN_USE);
-            if !result.as_ref().is_err_and(in_use) {
-                break;
+        let mut backoff = Backoff::new(RETRY_WAITS.0, RETRY_WAITS.1);
+        let mut done = 0;
+        let result = loop {
+            if script.evicts {
+                done = 0;
             }
-        }
+            match self.send_all(session, &messages, &mut done).await? {
+                Err(error) if is_transient(&error) && backoff.attempts() < RETRIES => {
+                    tracing::debug!(change = %step.change, "try again: {}", chain(&error));
+                    let wait = backoff.next(rand::random());
+                    self.stop
+                        .sleep(wait)
+                        .await
+                        .map_err(|error| self.ended(error))?;
+                }
+                result => break result,
+            }
+        };
         let result = result.map(|()| script.statements.len());
         self.settle(outcomes, step, result.map_err(|error| Failure::of(&error)));
         Ok(())
     }
 
+    /// Sends the messages behind the first `done` ones, and counts those that succeed.
     async fn send_all(
         &self,
         session: &Session,
         messages: &[String],
+        done: &mut usize,
     ) -> Result<Result<(), tokio_postgres::Error>, Error> {
-        for message in messages {
+        for message in messages.iter().skip(*done) {
             if let Err(error) = self.send(session, message).await? {
                 return Ok(Err(error));
             }
+            *done += 1;
         }
         Ok(Ok(()))
     }

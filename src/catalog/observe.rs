@@ -127,7 +127,8 @@ fn overview(privileged_role: &str, with_neon: bool) -> String {
     format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SELECT 'server', current_setting('server_version_num'), session_user, current_database(),
-  current_setting('max_connections'), current_setting('shared_preload_libraries'),
+  current_setting('max_connections'), current_setting('fsync') = 'on',
+  current_setting('shared_preload_libraries'),
   {neon_available}, to_regclass('public.health_check') IS NOT NULL,
   to_regclass('neon.drop_subscriptions_done') IS NOT NULL,
   to_regclass('neon_migration.migration_id') IS NOT NULL,
@@ -247,6 +248,7 @@ fn server(row: Row<'_, '_>) -> Result<Observed, Error> {
         Some(superuser),
         Some(database),
         Some(connections),
+        forces_files,
         Some(libraries),
         neon_available,
         has_health_check,
@@ -272,6 +274,7 @@ fn server(row: Row<'_, '_>) -> Result<Observed, Error> {
         superuser: (*superuser).to_owned(),
         system_database: (*database).to_owned(),
         max_connections: number(connections)?,
+        forces_files: is_true(*forces_files),
         preload_libraries: quote::names_of_list(libraries),
         roles: BTreeMap::new(),
         memberships: BTreeMap::new(),

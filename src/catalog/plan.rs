@@ -59,6 +59,8 @@ pub enum Stage {
     Subscriptions,
     /// Databases renamed and dropped, in the order of the spec.
     MoveDatabases,
+    /// What new databases are copies of, made ready for that.
+    Template,
     /// Databases created and changed.
     Databases,
     /// What databases share, freed from roles that go. One role after the other: they
@@ -92,6 +94,7 @@ impl Stage {
             | Self::LockOutRoles
             | Self::Memberships
             | Self::MoveDatabases
+            | Self::Template
             | Self::ReleaseShared
             | Self::DropRoles
             | Self::CloseDatabases
@@ -110,6 +113,7 @@ impl Stage {
             Self::Memberships => "memberships",
             Self::Subscriptions => "subscriptions",
             Self::MoveDatabases => "databases renamed and dropped",
+            Self::Template => "template",
             Self::Databases => "databases",
             Self::ReleaseShared => "roles parted from what they have",
             Self::Inside => "inside databases",
@@ -204,6 +208,12 @@ impl fmt::Display for Plan {
 /// Compares, and decides.
 pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     let mut planner = Planner::new(observed, desired);
+    if desired.skips {
+        planner.plan.refusals.clear();
+        planner.drop_subscriptions();
+        planner.update_neon();
+        return planner.finish();
+    }
     planner.plan_privileged_role();
     planner.plan_migrations();
     planner.rename_roles();
@@ -220,6 +230,9 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
 /// Roles of the spec that are gone from it: those that a second query should find the
 /// dependencies of, before planning.
 pub fn roles_that_may_leave<'a>(observed: &'a Observed, desired: &'a Desired) -> Vec<&'a str> {
+    if desired.skips {
+        return Vec::new();
+    }
     let mut planner = Planner::new(observed, desired);
     planner.rename_roles();
     planner.move_databases();

@@ -12,14 +12,22 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{ApplyOptions, CatalogTarget, Error};
+use crate::backoff::Backoff;
 
 /// Time to say goodbye, or to ask the server to cancel a statement.
 const PARTING: Duration = Duration::from_secs(1);
+
+/// How often to try again what only the moment refuses, at most.
+pub(super) const RETRIES: u32 = 6;
+/// The first wait of such a retry, and the longest.
+pub(super) const RETRY_WAITS: (Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_secs(1));
 
 /// From this version on there are `transaction_timeout` and event triggers at login.
 const LOGIN_TRIGGERS_SINCE: u32 = 17;
@@ -58,6 +66,12 @@ impl Stop {
         }
     }
 
+    /// Waits, but not beyond the time to stop.
+    pub(super) async fn sleep(&self, wait: Duration) -> Result<(), RunError> {
+        let slept = self.race(tokio::time::sleep(wait)).await;
+        slept.map_err(RunError::Interrupted)
+    }
+
     /// The error to end with. `done` of `total` changes were dealt with.
     pub(super) fn error(&self, why: Interrupted, done: usize, total: usize) -> Error {
         match why {
@@ -78,6 +92,23 @@ pub(super) enum RunError {
     Sql(tokio_postgres::Error),
     /// It was time to stop.
     Interrupted(Interrupted),
+}
+
+/// Whether the same may succeed a moment later: nothing is wrong with it, but others take
+/// connections, locks or the row for themselves right now. A lock that was waited for as
+/// long as the options allow is not among them.
+pub(super) fn is_transient(error: &tokio_postgres::Error) -> bool {
+    const CODES: [SqlState; 5] = [
+        SqlState::TOO_MANY_CONNECTIONS,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        // The template of a new database, or a role that is being altered.
+        SqlState::OBJECT_IN_USE,
+    ];
+    let concurrent = |error: &DbError| error.message().starts_with("tuple concurrently ");
+    error.code().is_some_and(|code| CODES.contains(code))
+        || error.as_db_error().is_some_and(concurrent)
 }
 
 /// One connection.
@@ -103,10 +134,17 @@ impl Session {
         config.dbname(&database);
         config.application_name(&target.application_name);
         config.options(startup_options(&target.connect, options, major));
-        let connecting = stop.race(config.connect(NoTls)).await;
-        let (client, connection) = connecting
-            .map_err(RunError::Interrupted)?
-            .map_err(RunError::Sql)?;
+        let mut backoff = Backoff::new(RETRY_WAITS.0, RETRY_WAITS.1);
+        let (client, connection) = loop {
+            match stop.race(config.connect(NoTls)).await {
+                Ok(Ok(connected)) => break connected,
+                Ok(Err(error)) if is_transient(&error) && backoff.attempts() < RETRIES => {
+                    stop.sleep(backoff.next(rand::random())).await?;
+                }
+                Ok(Err(error)) => return Err(RunError::Sql(error)),
+                Err(why) => return Err(RunError::Interrupted(why)),
+            }
+        };
         let driver = tokio::spawn(async move {
             // Whoever waits for an answer gets the error.
             let _ = connection.await;

@@ -27,8 +27,8 @@ pub(super) struct Script {
     pub(super) statements: Vec<String>,
     /// Whether they may share a transaction with each other and with other changes.
     pub(super) in_transaction: bool,
-    /// Whether it fails while somebody uses the object, so that it is worth trying
-    /// again at once.
+    /// Whether the first one makes way for the others, so that a further attempt begins
+    /// with it rather than with the one that failed.
     pub(super) evicts: bool,
 }
 
@@ -87,6 +87,8 @@ pub(super) fn script(change: &Change) -> Script {
         Change::DropSubscriptions { .. } => Script::together([drop_subscriptions()]),
         Change::DropDatabase { name, is_template } => drop_database(name, *is_template),
         Change::RenameDatabase { from, to } => rename_database(from, to),
+        // The session is all that it takes.
+        Change::WarmTemplate { .. } => Script::together([]),
         Change::CreateDatabase {
             name,
             owner,

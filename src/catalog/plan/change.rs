@@ -160,6 +160,12 @@ pub enum Change {
         /// Its name afterwards.
         to: String,
     },
+    /// Open a session in a template, which leaves behind in its directory what later
+    /// sessions start from (`pg_internal.init`); copies of its files have that, too.
+    WarmTemplate {
+        /// Its name.
+        name: String,
+    },
     /// Create a database, and mark it as glowplug's.
     CreateDatabase {
         /// Its name.
@@ -268,6 +274,7 @@ impl Change {
             | Self::ReleaseRole { name, .. }
             | Self::DropRole { name } => Object::Role(name.clone()),
             Self::DropInvalidDatabase { name }
+            | Self::WarmTemplate { name }
             | Self::DropDatabase { name, .. }
             | Self::RenameDatabase { from: name, .. }
             | Self::CreateDatabase { name, .. }

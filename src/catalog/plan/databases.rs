@@ -1,11 +1,18 @@
 //! Plans databases as a whole: which exist, who owns them, who may use them.
 
 use super::change::Change;
-use super::database_options::DatabaseChange;
+use super::database_options::{CreationValue, DatabaseChange};
 use super::desired::{DesiredDatabase, Refusal};
 use super::observed::ObservedDatabase;
 use super::{Planner, Stage};
-use crate::spec::DeltaOperation;
+use crate::spec::{DeltaOperation, Flavor};
+
+/// From this version on, `CREATE DATABASE` writes the new database to the WAL page by page
+/// unless it is told to copy files.
+const STRATEGY_SINCE: u32 = 15;
+/// From this many databases on, copying files is worth the checkpoint that it takes before
+/// and after: those of several sessions are shared, and without `fsync` they are cheap.
+const MANY: usize = 8;
 
 /// Databases that postgres itself relies on.
 const TEMPLATES: [&str; 2] = ["template0", "template1"];
@@ -113,25 +120,65 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn plan_databases(&mut self) {
+        let copies_files = self.copies_files();
+        if copies_files {
+            self.warm_template();
+        }
         for database in &self.desired.databases {
             match self.databases.get(database.name.as_str()) {
                 Some(now) => {
                     let (owner, observed) = (self.owner_now(now), now.observed);
                     self.change_database(database, owner, observed);
                 }
-                None => self.create_database(database),
+                None => self.create_database(database, copies_files),
             }
         }
         self.disown_databases();
     }
 
-    fn create_database(&mut self, database: &DesiredDatabase) {
+    /// Whether to copy files for the databases that are made. What is replayed from the WAL
+    /// is then the copying, of the template as it was at that point: safe where nothing but
+    /// a base that was shut down cleanly is ever replayed onto, as with this flavor.
+    fn copies_files(&self) -> bool {
+        let listed = self.desired.databases.iter();
+        let missing =
+            listed.filter(|database| !self.databases.contains_key(database.name.as_str()));
+        self.desired.flavor == Flavor::Vanilla
+            && !self.observed.forces_files
+            && self.observed.major() >= STRATEGY_SINCE
+            && missing.count() >= MANY
+    }
+
+    fn warm_template(&mut self) {
+        let [_, template] = TEMPLATES;
+        let observed = self.databases.get(template).map(|now| now.observed);
+        if observed.is_some_and(|observed| observed.allows_connections) {
+            let name = template.to_owned();
+            self.step_in(
+                Stage::Template,
+                Some(template),
+                Change::WarmTemplate { name },
+            );
+        }
+    }
+
+    fn create_database(&mut self, database: &DesiredDatabase, copies_files: bool) {
+        let mut options = database.options.clone();
+        if copies_files
+            && !options
+                .at_creation
+                .iter()
+                .any(|(word, _)| *word == "STRATEGY")
+        {
+            let strategy = CreationValue::Text("file_copy".to_owned());
+            options.at_creation.push(("STRATEGY", strategy));
+        }
         self.step(
             Stage::Databases,
             Change::CreateDatabase {
                 name: database.name.clone(),
                 owner: database.owner.clone(),
-                options: database.options.clone(),
+                options,
             },
         );
         self.grant_database(&database.name);

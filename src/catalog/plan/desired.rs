@@ -38,6 +38,8 @@ pub struct Desired {
     pub audit: AuditLevel,
     /// The timeline on which logical replication subscriptions must be dropped once.
     pub drop_subscriptions_on: Option<TimelineId>,
+    /// Leave alone what is not indispensable.
+    pub skips: bool,
     /// Parts of the spec that cannot be carried out.
     pub refusals: Vec<Refusal>,
 }
@@ -128,6 +130,7 @@ impl Desired {
                 .neon
                 .drop_subscriptions_before_start
                 .then_some(spec.timeline_id),
+            skips: spec.skip_catalog_updates,
             refusals: Vec::new(),
         };
         desired.take_roles(&spec.roles, verifiers);

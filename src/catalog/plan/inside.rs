@@ -118,8 +118,9 @@ impl<'a> Planner<'a> {
     }
 
     /// On the first start of a branch, subscriptions inherited from the parent would
-    /// compete with the parent's for its publishers' slots.
-    fn drop_subscriptions(&mut self) {
+    /// compete with the parent's for its publishers' slots: in databases that the spec
+    /// does not list as well.
+    pub(super) fn drop_subscriptions(&mut self) {
         let Some(timeline) = self.desired.drop_subscriptions_on else {
             return;
         };
@@ -128,16 +129,25 @@ impl<'a> Planner<'a> {
         if system.subscriptions_dropped_on.as_ref() == Some(&timeline) {
             return;
         }
-        let mut databases = Vec::new();
-        for database in &self.desired.databases {
-            let now = self.databases.get(database.name.as_str());
-            let has_some = now.is_some_and(|now| now.observed.has_subscriptions);
-            if has_some && will_allow_connections(database, now) {
-                let name = database.name.clone();
-                databases.push(name.clone());
-                let change = Change::DropSubscriptions { database: name };
-                self.step_in(Stage::Inside, Some(&database.name), change);
-            }
+        let databases: Vec<String> = self
+            .databases
+            .iter()
+            .filter(|(name, now)| {
+                let allows = match self.desired_databases.get(*name) {
+                    Some(desired) => will_allow_connections(desired, Some(now)),
+                    None => now.observed.allows_connections,
+                };
+                now.observed.has_subscriptions && allows
+            })
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
+        for name in &databases {
+            let database = name.clone();
+            self.step_in(
+                Stage::Inside,
+                Some(name),
+                Change::DropSubscriptions { database },
+            );
         }
         self.step(
             Stage::Records,

@@ -16,6 +16,8 @@ pub struct Observed {
     pub system_database: String,
     /// Connections that the server takes.
     pub max_connections: usize,
+    /// Whether files are forced to disk (`fsync`).
+    pub forces_files: bool,
     /// `shared_preload_libraries`.
     pub preload_libraries: Vec<String>,
     /// Every role.
@@ -145,6 +147,7 @@ impl Observed {
             superuser: superuser.to_owned(),
             system_database: "postgres".to_owned(),
             max_connections: 100,
+            forces_files: true,
             preload_libraries: Vec::new(),
             roles: BTreeMap::from([(superuser.to_owned(), role)]),
             memberships: BTreeMap::new(),

@@ -36,9 +36,9 @@ impl Planner<'_> {
 
     fn plan_neon(&mut self) {
         let system = &self.observed.system;
-        let Some(available) = &system.neon_available else {
+        if system.neon_available.is_none() {
             return;
-        };
+        }
         let Some(installed) = system.extensions.get(NEON) else {
             self.want_extension(NEON, NEON);
             return;
@@ -47,7 +47,17 @@ impl Planner<'_> {
             let (name, schema) = (NEON.to_owned(), NEON.to_owned());
             self.step(Stage::Records, Change::MoveExtension { name, schema });
         }
-        if installed.version != *available {
+        self.update_neon();
+    }
+
+    /// Brings the extension, where it is, to the version that its library has.
+    pub(super) fn update_neon(&mut self) {
+        let system = &self.observed.system;
+        let installed = system.extensions.get(NEON).map(|neon| &neon.version);
+        if installed.is_some()
+            && system.neon_available.is_some()
+            && installed != system.neon_available.as_ref()
+        {
             let name = NEON.to_owned();
             self.step(Stage::Records, Change::UpdateExtension { name });
         }

@@ -4,11 +4,26 @@ use super::Script;
 use crate::catalog::quote::{dollar, ident, literal};
 
 /// `DROP OWNED` revokes only what owners granted. What others passed on by a grant
-/// option must be revoked in their names, or `DROP ROLE` is refused.
+/// option must be revoked in their names, or `DROP ROLE` is refused. From 16 on that is
+/// refused for memberships as well that the role granted: others keep those, from the
+/// superuser.
 pub(super) fn release_role(name: &str, heir: &str) -> Script {
     let revoke = format!(
         "DECLARE passed_on record;
 BEGIN
+  IF pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 160000 THEN
+    FOR passed_on IN EXECUTE 'SELECT pg_catalog.pg_get_userbyid(roleid) AS role,
+        pg_catalog.pg_get_userbyid(member) AS member, admin_option::pg_catalog.text,
+        inherit_option::pg_catalog.text, set_option::pg_catalog.text
+      FROM pg_catalog.pg_auth_members
+      WHERE grantor = (SELECT oid FROM pg_catalog.pg_authid WHERE rolname = $1)' USING {name}
+    LOOP
+      EXECUTE pg_catalog.format('GRANT %I TO %I WITH ADMIN %s, INHERIT %s, SET %s', passed_on.role,
+        passed_on.member, passed_on.admin_option, passed_on.inherit_option, passed_on.set_option);
+      EXECUTE pg_catalog.format('REVOKE %I FROM %I GRANTED BY %I CASCADE', passed_on.role,
+        passed_on.member, {name});
+    END LOOP;
+  END IF;
   FOR passed_on IN
     SELECT DISTINCT o.kind, i.identity, pg_catalog.pg_get_userbyid(a.grantor) AS grantor
     FROM (

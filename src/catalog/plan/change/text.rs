@@ -43,6 +43,9 @@ impl fmt::Display for Change {
                     "rename database {from:?} to {to:?}, ending the sessions in it"
                 )
             }
+            Self::WarmTemplate { .. } => {
+                f.write_str("open a session, so that those in its copies open sooner")
+            }
             Self::CreateDatabase {
                 name,
                 owner,

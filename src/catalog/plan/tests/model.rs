@@ -119,6 +119,9 @@ fn carry_out_database_change(observed: &mut Observed, change: &Change) {
             }
         }
         Change::RenameDatabase { from, to } => rename_database(observed, from, to),
+        Change::WarmTemplate { name } => {
+            database(observed, name);
+        }
         Change::CreateDatabase {
             name,
             owner,
