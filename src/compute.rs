@@ -20,6 +20,7 @@ pub mod postgres;
 mod reconfigure;
 mod refresh;
 mod relay_task;
+mod reload;
 pub mod restart_budget;
 mod running;
 mod server_version;

@@ -9,13 +9,18 @@ use tracing::{info, warn};
 use super::config::ComputeConfig;
 use super::error::Error;
 use super::facts::Fact;
-use super::local;
-use crate::catalog::{self, ApplyOptions, CatalogTarget};
+use super::{local, reload};
+use crate::catalog::{self, Applied, ApplyOptions, CatalogTarget};
+use crate::pgdata;
 use crate::report::StepFacts;
-use crate::spec::{ComputeMode, ComputeSpec};
+use crate::spec::{ComputeSpec, Flavor};
 
 /// Limit of one statement.
 const STATEMENT_TIMEOUT: Duration = Duration::from_mins(2);
+/// Most connections at once. The server is asked for its `max_connections`, of which a third
+/// is taken at most, rather than guessing it from the spec as upstream does
+/// (`compute_tools/src/compute.rs`).
+const CONNECTIONS: usize = 16;
 /// Limit of waiting for a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,7 +37,7 @@ pub(super) async fn apply(
     facts: &mpsc::Sender<Fact>,
     cancel: &CancellationToken,
 ) -> Result<bool, Error> {
-    if spec.skip_catalog_updates || spec.mode != ComputeMode::Primary {
+    if !catalog::concerns(spec) {
         let _ = facts.send(Fact::Catalog(StepFacts::Done("Skipped"))).await;
         return Ok(true);
     }
@@ -47,15 +52,14 @@ pub(super) async fn apply(
         application_name: "glowplug:apply".to_owned(),
     };
     let options = ApplyOptions {
-        concurrency: concurrency(spec),
+        concurrency: CONNECTIONS,
         statement_timeout: STATEMENT_TIMEOUT,
         lock_timeout: LOCK_TIMEOUT,
         deadline: config.limits.catalog,
     };
-    let applied = match catalog::apply(&target, spec, &options, cancel).await {
+    let applied = match carry_out(config, started_with, spec, &target, &options, cancel).await {
         Ok(applied) => applied,
-        Err(source) => {
-            let error = Error::Catalog(Box::new(source));
+        Err(error) => {
             tell(Fact::Catalog(StepFacts::Failed(
                 "ApplyFailed",
                 crate::error::chain(&error),
@@ -65,6 +69,10 @@ pub(super) async fn apply(
         }
     };
     tell(Fact::CatalogStatements(applied.statements)).await;
+    if !applied.skipped_databases.is_empty() {
+        let databases = applied.skipped_databases.join(", ");
+        warn!(%databases, "left alone inside, as they allow no connections");
+    }
     if applied.failures.is_empty() {
         info!(
             statements = applied.statements,
@@ -90,16 +98,49 @@ pub(super) async fn apply(
     Ok(false)
 }
 
-/// Connections at once: a third of what postgres allows, as upstream has it
-/// (`compute_tools/src/compute.rs`), and 10 where that is unknown.
-fn concurrency(spec: &ComputeSpec) -> usize {
-    match spec
-        .setting("max_connections")
-        .and_then(|value| value.parse::<usize>().ok())
-    {
-        None => 10,
-        Some(limit @ 0..10) => limit.max(1),
-        Some(10..30) => 10,
-        Some(limit) => (limit / 3).min(100),
+/// Lets a cluster grow past its limit meanwhile, so that one that is full can be changed:
+/// dropping what fills it is a change, too.
+async fn carry_out(
+    config: &ComputeConfig,
+    started_with: &ComputeSpec,
+    spec: &ComputeSpec,
+    target: &CatalogTarget,
+    options: &ApplyOptions,
+    cancel: &CancellationToken,
+) -> Result<Applied, Error> {
+    let catalog_error = |source| Error::Catalog(Box::new(source));
+    let prepared = catalog::prepare(target, spec, options, cancel);
+    let Some(prepared) = prepared.await.map_err(catalog_error)? else {
+        return Ok(Applied::default());
+    };
+    let limited = started_with.postgres.flavor == Flavor::Neon && !prepared.plan().is_empty();
+    if limited {
+        lift_size_limit(config, started_with, true).await?;
     }
+    let applied = prepared.carry_out(target, options).await;
+    if limited {
+        // Also after a failure: nobody else would take it back.
+        lift_size_limit(config, started_with, false).await?;
+    }
+    applied.map_err(catalog_error)
+}
+
+async fn lift_size_limit(
+    config: &ComputeConfig,
+    started_with: &ComputeSpec,
+    lifted: bool,
+) -> Result<(), Error> {
+    let (pgdata, owner) = (config.pgdata.clone(), config.run_as.clone());
+    let written = tokio::task::spawn_blocking(move || {
+        pgdata::set_temp_override(&pgdata, lifted, owner.as_ref())
+    });
+    written
+        .await
+        .map_err(|_| Error::Task("write configuration"))?
+        .map_err(|source| Error::Pgdata {
+            path: config.pgdata.clone(),
+            source,
+        })?;
+    let sql = reload::Sql::connect(config, started_with).await?;
+    sql.reload().await
 }

@@ -9,6 +9,7 @@ use crate::report::{
     DiskFacts, MonitorFacts, Phase, PhaseDurations, PostgresPhase, Progress, RelayFacts, Sessions,
     Snapshot, StepFacts, StorageWaits,
 };
+use crate::spec::change;
 
 /// Something that a job found out or did.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,8 +22,10 @@ pub enum Fact {
     Basebackup(StepFacts),
     /// How the configuration of postgres stands.
     Configuration(StepFacts),
-    /// Settings that wait for a restart.
-    RestartRequired(Vec<String>),
+    /// Settings that wait for a restart, as postgres names them.
+    PendingSettings(Vec<String>),
+    /// Fields of the spec that wait for a restart.
+    PendingFields(Vec<&'static str>),
     /// How roles and databases stand.
     Catalog(StepFacts),
     /// Statements that the last apply ran.
@@ -116,7 +119,16 @@ pub fn apply(snapshot: &mut Snapshot, fact: Fact) {
         Fact::Safekeepers(step) => snapshot.safekeepers = step,
         Fact::Basebackup(step) => snapshot.basebackup = step,
         Fact::Configuration(step) => snapshot.configuration.step = step,
-        Fact::RestartRequired(names) => snapshot.configuration.restart_required = names,
+        Fact::PendingSettings(mut settings) => {
+            let names = &mut snapshot.configuration.restart_required;
+            settings.extend(names.drain(..).filter(|name| change::is_field(name)));
+            *names = settings;
+        }
+        Fact::PendingFields(fields) => {
+            let names = &mut snapshot.configuration.restart_required;
+            names.retain(|name| !change::is_field(name));
+            names.extend(fields.into_iter().map(str::to_owned));
+        }
         Fact::Catalog(step) => snapshot.catalog.step = step,
         Fact::CatalogStatements(count) => snapshot.catalog.statements = count,
         Fact::PhaseDone(phase, took) => {
@@ -256,6 +268,21 @@ mod tests {
         assert_eq!(downtime.current(after(9)), Duration::ZERO);
         assert_eq!(downtime.past, Duration::from_secs(5));
         assert_eq!(snapshot.last_active_at, Some(Timestamp::UNIX_EPOCH));
+    }
+
+    #[test]
+    fn fields_that_wait_for_a_restart_are_told_apart_from_settings() {
+        let mut snapshot = Snapshot::new("c", Timestamp::UNIX_EPOCH);
+        let mut told = |fact| {
+            apply(&mut snapshot, fact);
+            snapshot.configuration.restart_required.join(" ")
+        };
+        let settings = Fact::PendingSettings(vec!["max_connections".to_owned()]);
+        assert_eq!(told(settings), "max_connections");
+        let fields = Fact::PendingFields(vec!["mode"]);
+        assert_eq!(told(fields), "max_connections mode");
+        assert_eq!(told(Fact::PendingSettings(Vec::new())), "mode");
+        assert_eq!(told(Fact::PendingFields(Vec::new())), "");
     }
 
     #[test]

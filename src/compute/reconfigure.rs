@@ -5,27 +5,20 @@
 //! last good configuration stays in force and postgres keeps serving.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
-use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
 use super::config::ComputeConfig;
 use super::error::Error;
 use super::facts::Fact;
+use super::reload::{LIMIT, Sql};
 use super::{apply_catalog, local};
 use crate::pgdata;
 use crate::process::{Command, Spawner};
 use crate::report::StepFacts;
 use crate::safekeeper::relay::RelayCommand;
 use crate::spec::{ComputeSpec, change};
-
-/// How long postgres may take to read its configuration again.
-const RELOAD_LIMIT: Duration = Duration::from_secs(10);
-/// How often postgres is asked whether it has.
-const RELOAD_POLL: Duration = Duration::from_millis(10);
 
 /// What a reconfiguration needs.
 pub(super) struct Reconfiguration {
@@ -65,13 +58,20 @@ pub(super) async fn run(job: Reconfiguration) -> Result<Reconfigured, Error> {
 }
 
 async fn apply(job: &Reconfiguration) -> Result<Reconfigured, Error> {
-    apply_conf(
-        &job.config,
-        &job.started_with,
+    let Reconfiguration {
+        config,
+        started_with,
+        spawner,
+        facts,
+        ..
+    } = job;
+    let configured = apply_conf(
+        config,
+        started_with,
         &job.spec,
         &job.configured,
-        &job.spawner,
-        &job.facts,
+        spawner,
+        facts,
     )
     .await?;
     if let Some(relay) = &job.relay
@@ -85,21 +85,91 @@ async fn apply(job: &Reconfiguration) -> Result<Reconfigured, Error> {
     // A changed identity never gets here; if it did, comparing everything is safe.
     let work = change::between(&job.before, &job.spec).ok();
     let catalog_differs = work.as_ref().is_none_or(|work| work.catalog);
-    let catalog_applied = if catalog_differs || job.catalog_behind {
-        let (config, facts) = (&job.config, &job.facts);
-        apply_catalog::apply(config, &job.started_with, &job.spec, facts, &job.cancel).await?
-    } else {
-        true
-    };
-    Ok(Reconfigured {
-        configured: job.spec.clone(),
-        catalog_applied,
-    })
+    if !catalog_differs && !job.catalog_behind {
+        return Ok(Reconfigured {
+            configured,
+            catalog_applied: true,
+        });
+    }
+    apply_catalog(
+        config,
+        started_with,
+        &job.spec,
+        configured,
+        spawner,
+        facts,
+        &job.cancel,
+    )
+    .await
 }
 
-/// Puts the configuration of `spec` in force by a reload. Does nothing when it is in
-/// force already; puts that of `configured` back when postgres refuses it.
+/// Makes the catalog match, and then lets subscribers run if they were held back for that.
+pub(super) async fn apply_catalog(
+    config: &Arc<ComputeConfig>,
+    started_with: &ComputeSpec,
+    spec: &ComputeSpec,
+    configured: Arc<ComputeSpec>,
+    spawner: &Spawner,
+    facts: &mpsc::Sender<Fact>,
+    cancel: &CancellationToken,
+) -> Result<Reconfigured, Error> {
+    let spec = change::while_running(started_with, spec);
+    let applying = apply_catalog::apply(config, started_with, &spec, facts, cancel);
+    let catalog_applied = Box::pin(applying).await?;
+    let mut reconfigured = Reconfigured {
+        configured,
+        catalog_applied,
+    };
+    if catalog_applied && reconfigured.configured.neon.drop_subscriptions_before_start {
+        let mut target = (*reconfigured.configured).clone();
+        target.neon.drop_subscriptions_before_start = false;
+        let (target, before) = (Arc::new(target), &reconfigured.configured);
+        Box::pin(put_in_force(
+            config,
+            started_with,
+            &target,
+            before,
+            spawner,
+            facts,
+        ))
+        .await?;
+        reconfigured.configured = target;
+    }
+    Ok(reconfigured)
+}
+
+/// Puts the configuration of `spec` in force, as far as a postgres that was started with
+/// `started_with` can follow it without a restart; puts that of `configured` back when
+/// postgres refuses it. Returns what is in force.
 pub(super) async fn apply_conf(
+    config: &Arc<ComputeConfig>,
+    started_with: &ComputeSpec,
+    spec: &ComputeSpec,
+    configured: &Arc<ComputeSpec>,
+    spawner: &Spawner,
+    facts: &mpsc::Sender<Fact>,
+) -> Result<Arc<ComputeSpec>, Error> {
+    let fields = change::fields_for_restart(started_with, spec);
+    let _ = facts.send(Fact::PendingFields(fields)).await;
+    let spec = Arc::new(for_running(started_with, spec, configured));
+    put_in_force(config, started_with, &spec, configured, spawner, facts).await?;
+    Ok(spec)
+}
+
+/// The part of `spec` that can be put in force now.
+fn for_running(
+    started_with: &ComputeSpec,
+    spec: &ComputeSpec,
+    configured: &ComputeSpec,
+) -> ComputeSpec {
+    let mut spec = change::while_running(started_with, spec);
+    // Only a start holds subscribers back, and a dropped subscription stays dropped.
+    spec.neon.drop_subscriptions_before_start = configured.neon.drop_subscriptions_before_start;
+    spec
+}
+
+/// Reloads the configuration of `spec`, unless it is in force already.
+async fn put_in_force(
     config: &Arc<ComputeConfig>,
     started_with: &ComputeSpec,
     spec: &Arc<ComputeSpec>,
@@ -132,7 +202,7 @@ pub(super) async fn apply_conf(
         return Err(Error::ConfigurationRefused(text));
     }
     sql.reload().await?;
-    tell(Fact::RestartRequired(sql.pending_restart().await?)).await;
+    tell(Fact::PendingSettings(sql.pending_restart().await?)).await;
     tell(Fact::Configuration(StepFacts::Done("Reloaded"))).await;
     Ok(())
 }
@@ -153,7 +223,7 @@ async fn refused_at_start(
         .arg(&config.pgdata)
         .env("LC_MESSAGES", "C")
         .run_as(config.run_as.clone());
-    let output = spawner.run(command, RELOAD_LIMIT).await.map_err(failed)?;
+    let output = spawner.run(command, LIMIT).await.map_err(failed)?;
     if output.exit.success() {
         return Ok(None);
     }
@@ -176,77 +246,28 @@ async fn write(config: &Arc<ComputeConfig>, spec: &Arc<ComputeSpec>) -> Result<(
         .map_err(|source| Error::Pgdata { path, source })
 }
 
-/// A connection to the local postgres for as long as this lives.
-struct Sql {
-    client: Client,
-    /// Ends the connection's task when this is dropped.
-    _connection: tokio_util::task::AbortOnDropHandle<()>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{ComputeMode, no_secrets, parse_document};
 
-impl Sql {
-    async fn connect(config: &ComputeConfig, started_with: &ComputeSpec) -> Result<Self, Error> {
-        let sql_config = local::sql_config(config, started_with);
-        let connected = sql_config.connect(tokio_postgres::NoTls).await;
-        let (client, connection) = connected.map_err(Error::Query)?;
-        let task = tokio::spawn(async move {
-            // Its error reaches the queries that wait on it.
-            let _ = connection.await;
-        });
-        Ok(Self {
-            client,
-            _connection: tokio_util::task::AbortOnDropHandle::new(task),
-        })
-    }
+    #[test]
+    fn a_reload_neither_changes_the_mode_nor_holds_subscribers_back_again() {
+        let text = include_str!("../../examples/compute.yaml");
+        let started_with = parse_document(text, &no_secrets).unwrap().spec.unwrap();
+        let mut spec = started_with.clone();
+        spec.mode = ComputeMode::Replica;
+        spec.postgres.port += 1;
+        spec.neon.drop_subscriptions_before_start = true;
+        spec.roles.clear();
+        let target = for_running(&started_with, &spec, &started_with);
+        assert_eq!(target.mode, ComputeMode::Primary);
+        assert_eq!(target.postgres.port, started_with.postgres.port);
+        assert!(!target.neon.drop_subscriptions_before_start);
+        assert!(target.roles.is_empty());
 
-    /// The first column of each row.
-    async fn column(&self, query: &str) -> Result<Vec<String>, Error> {
-        let answer = self.client.simple_query(query);
-        let rows = tokio::time::timeout(RELOAD_LIMIT, answer)
-            .await
-            .map_err(|_| Error::ReloadTimeout(RELOAD_LIMIT))?
-            .map_err(Error::Query)?;
-        let texts = rows.iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        });
-        Ok(texts.collect())
-    }
-
-    /// What postgres would refuse of the files as they are now, and whether anything else
-    /// needs a restart to be tried. Of a setting that needs one, postgres says the same
-    /// whether its value is good or not.
-    async fn refused_settings(&self) -> Result<(Vec<String>, bool), Error> {
-        let error_of = |context: &str| {
-            format!(
-                "SELECT pg_catalog.format('%s%s', f.name || ': ', f.error) \
-                 FROM pg_catalog.pg_file_settings f \
-                 LEFT JOIN pg_catalog.pg_settings s \
-                   ON pg_catalog.lower(s.name) = pg_catalog.lower(f.name) \
-                 WHERE f.error IS NOT NULL AND (s.context IS NOT DISTINCT FROM 'postmaster') = {context}"
-            )
-        };
-        let refused = self.column(&error_of("false")).await?;
-        let at_restart = self.column(&error_of("true")).await?;
-        Ok((refused, !at_restart.is_empty()))
-    }
-
-    /// Has postgres read its configuration again, and waits until it has.
-    async fn reload(&self) -> Result<(), Error> {
-        const LOADED: &str = "SELECT pg_catalog.pg_conf_load_time()";
-        let before = self.column(LOADED).await?;
-        self.column("SELECT pg_catalog.pg_reload_conf()").await?;
-        let give_up = Instant::now() + RELOAD_LIMIT;
-        while self.column(LOADED).await? == before {
-            if Instant::now() >= give_up {
-                return Err(Error::ReloadTimeout(RELOAD_LIMIT));
-            }
-            tokio::time::sleep(RELOAD_POLL).await;
-        }
-        Ok(())
-    }
-
-    async fn pending_restart(&self) -> Result<Vec<String>, Error> {
-        self.column("SELECT name FROM pg_catalog.pg_settings WHERE pending_restart ORDER BY 1")
-            .await
+        // Until they are dropped, they stay so.
+        let target = for_running(&started_with, &started_with, &spec);
+        assert!(target.neon.drop_subscriptions_before_start);
     }
 }

@@ -80,7 +80,6 @@ async fn refresh(job: &Refresh) -> Result<Refreshed, Error> {
     };
     let mut spec = (*job.spec).clone();
     spec.pageservers = moved.clone();
-    let spec = Arc::new(spec);
     let Refresh {
         config,
         started_with,
@@ -89,10 +88,11 @@ async fn refresh(job: &Refresh) -> Result<Refreshed, Error> {
         facts,
         ..
     } = job;
-    reconfigure::apply_conf(config, started_with, &spec, configured, spawner, facts).await?;
+    let configured =
+        reconfigure::apply_conf(config, started_with, &spec, configured, spawner, facts).await?;
     info!("storage moved; the new locations are in force");
     Ok(Refreshed {
-        configured: spec,
+        configured,
         moved: Some(moved),
     })
 }

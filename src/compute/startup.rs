@@ -20,7 +20,7 @@ use super::postgres::{self, Postgres, PostgresConfig};
 use super::relay_task::RelayTask;
 use super::running::Running;
 use super::server_version::ServerVersion;
-use super::{apply_catalog, local};
+use super::{local, reconfigure};
 use crate::access::Access;
 use crate::backoff::Backoff;
 use crate::error::{Category, Retry, chain};
@@ -150,9 +150,10 @@ impl Startup {
             .instrument(info_span!("configure"))
             .await?;
         self.tell(Fact::StartupLsn(start.lsn)).await;
-        let running = self.start_postgres(version, start, began).await?;
+        let mut running = self.start_postgres(version, start, began).await?;
         match self.finish(&running).await {
-            Ok(()) => {
+            Ok(configured) => {
+                running.configured = configured;
                 info!(elapsed = ?began.elapsed(), lsn = %start.lsn, "start-up done");
                 Ok(running)
             }
@@ -467,8 +468,9 @@ impl Startup {
         })
     }
 
-    /// Waits until postgres serves, and makes its catalog match.
-    async fn finish(&self, running: &Running) -> Result<(), Error> {
+    /// Waits until postgres serves, and makes its catalog match. Returns the spec whose
+    /// configuration is in force then.
+    async fn finish(&self, running: &Running) -> Result<Arc<ComputeSpec>, Error> {
         let began = Instant::now();
         let ready = async {
             let connect = local::connect_config(&self.config, &self.spec);
@@ -493,12 +495,19 @@ impl Startup {
         self.tell(Fact::PostgresAccepting { version }).await;
         self.done(Phase::PostgresStart, began).await;
         let began = Instant::now();
-        let (config, spec) = (&self.config, &self.spec);
-        let apply = apply_catalog::apply(config, spec, spec, &self.facts, &self.cancel);
+        let apply = reconfigure::apply_catalog(
+            &self.config,
+            &self.spec,
+            &self.spec,
+            running.configured.clone(),
+            &self.spawner,
+            &self.facts,
+            &self.cancel,
+        );
         let apply = apply.instrument(info_span!("apply_catalog"));
-        self.unless_interrupted(running, apply).await?;
+        let applied = self.unless_interrupted(running, apply).await?;
         self.done(Phase::CatalogApply, began).await;
-        Ok(())
+        Ok(applied.configured)
     }
 
     /// Runs `work` unless the start-up is called off, postgres ends or the relay is

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::conf_text::assignments;
+use super::conf_text::{assignments, without_owned};
 use super::restart_settings::needs_restart;
 use super::{ComputeSpec, Errors, FieldError, Flavor, PostgresSpec, Reason, Setting};
 
@@ -33,6 +33,66 @@ pub enum Effect {
     Logged,
 }
 
+impl Effect {
+    /// All, in the order in which people want to know of them.
+    const ALL: [Self; 9] = [
+        Self::Refused,
+        Self::Restart,
+        Self::NextStart,
+        Self::Reload,
+        Self::Catalog,
+        Self::Pageservers,
+        Self::Safekeepers,
+        Self::Live,
+        Self::Logged,
+    ];
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Refused => "never, as a compute keeps them",
+            Self::Restart => "after a restart of postgres",
+            Self::NextStart => "at the next start of the compute",
+            Self::Reload => "on a reload, but for settings that wait for a restart of postgres",
+            Self::Catalog => "at once, by SQL",
+            Self::Pageservers => "at once, for pageservers",
+            Self::Safekeepers => "at once, for safekeepers",
+            Self::Live => "at once, with the next use",
+            Self::Logged => "only in the log",
+        }
+    }
+}
+
+/// When changes of fields take effect, for `glowplug plan`: those in which the
+/// specification says something, by effect.
+pub struct Outline<'a>(pub &'a ComputeSpec);
+
+impl fmt::Display for Outline<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let silent = ComputeSpec::silent();
+        for effect in Effect::ALL {
+            let fields = FIELDS.iter().filter(|field| field.effect == effect);
+            let said = fields.filter(|field| field.differs(&silent, self.0));
+            let names: Vec<&str> = said.map(|field| field.name).collect();
+            if !names.is_empty() {
+                writeln!(f, "  {}: {}", effect.title(), names.join(", "))?;
+            }
+        }
+        let version = self.0.postgres.version;
+        let settings = stated_settings(&self.0.postgres).into_keys();
+        let waiting: Vec<String> = settings
+            .filter(|name| needs_restart(name, version))
+            .collect();
+        if !waiting.is_empty() {
+            writeln!(
+                f,
+                "  settings that wait for a restart of postgres: {}",
+                waiting.join(", ")
+            )?;
+        }
+        Ok(())
+    }
+}
+
 /// A field of the specification.
 pub struct Field {
     /// Its path in the resource, below `spec`.
@@ -41,6 +101,15 @@ pub struct Field {
     pub effect: Effect,
     /// Whether two specifications differ in it.
     differs: fn(&ComputeSpec, &ComputeSpec) -> bool,
+    /// Makes it in the second specification what it is in the first.
+    copy: fn(&ComputeSpec, &mut ComputeSpec),
+}
+
+impl Field {
+    /// Whether two specifications differ in it.
+    pub fn differs(&self, old: &ComputeSpec, new: &ComputeSpec) -> bool {
+        (self.differs)(old, new)
+    }
 }
 
 macro_rules! fields {
@@ -49,6 +118,7 @@ macro_rules! fields {
             name: $name,
             effect: Effect::$effect,
             differs: |old, new| old.$($path).+ != new.$($path).+,
+            copy: |from, to| to.$($path).+.clone_from(&from.$($path).+),
         },)+]
     };
 }
@@ -134,11 +204,11 @@ pub fn between(old: &ComputeSpec, new: &ComputeSpec) -> Result<Work, Errors> {
     let mut work = Work::default();
     let mut refused = Vec::new();
     let neon = new.postgres.flavor == Flavor::Neon;
-    for field in FIELDS.iter().filter(|field| (field.differs)(old, new)) {
+    for field in FIELDS.iter().filter(|field| field.differs(old, new)) {
         work.fields.push(field.name);
         match field.effect {
             Effect::Refused => refused.push(immutable(field.name)),
-            Effect::Restart => work.restart.push(field.name.to_owned()),
+            Effect::Restart => {}
             Effect::NextStart => work.next_start.push(field.name),
             Effect::Reload => work.reload = true,
             Effect::Catalog => work.catalog = true,
@@ -157,20 +227,53 @@ pub fn between(old: &ComputeSpec, new: &ComputeSpec) -> Result<Work, Errors> {
     if matches!(versions, (Some(old), Some(new)) if old != new) {
         refused.push(immutable("postgres.version"));
     }
-    // Postgres gets the token from its environment.
-    if neon && old.storage_token != new.storage_token {
-        work.restart.push("storage.tokenSecretRef".to_owned());
-    }
     // It stands in the addresses of pageservers, and in a setting of its own for the
     // safekeepers, which postgres reads at its start.
-    if neon && old.storage_tls != new.storage_tls {
-        work.reload = true;
-        work.restart.push("storage.tls".to_owned());
-    }
+    work.reload |= neon && old.storage_tls != new.storage_tls;
+    let fields = fields_for_restart(old, new).into_iter().map(str::to_owned);
+    work.restart.extend(fields);
     work.restart
         .extend(pending_settings(&old.postgres, &new.postgres));
     Errors::check(refused)?;
     Ok(work)
+}
+
+/// Fields of `new` that a postgres started with `started_with` cannot follow before it is
+/// started again. Settings that only postgres can tell this of are not among them.
+pub fn fields_for_restart(started_with: &ComputeSpec, new: &ComputeSpec) -> Vec<&'static str> {
+    // Neon's postgres gets the token from its environment, and what TLS needs from a
+    // setting that it reads at its start.
+    let neon = new.postgres.flavor == Flavor::Neon;
+    let of_neon = ["storage.tokenSecretRef", "storage.tls"];
+    let waits =
+        |field: &&Field| field.effect == Effect::Restart || (neon && of_neon.contains(&field.name));
+    FIELDS
+        .iter()
+        .filter(waits)
+        .filter(|field| field.differs(started_with, new))
+        .map(|field| field.name)
+        .collect()
+}
+
+/// Whether `name` is that of a field, rather than of a setting of postgres.
+pub fn is_field(name: &str) -> bool {
+    FIELDS.iter().any(|field| field.name == name)
+}
+
+/// `new` as far as a postgres that was started with `started_with` can follow it without a
+/// restart: of the fields that need one, it keeps what it was started with.
+///
+/// A reload must not see them. A primary that read the configuration of a replica, for
+/// one, would no longer make commits wait for the safekeepers.
+pub fn while_running(started_with: &ComputeSpec, new: &ComputeSpec) -> ComputeSpec {
+    let mut spec = new.clone();
+    for field in FIELDS
+        .iter()
+        .filter(|field| field.effect == Effect::Restart)
+    {
+        (field.copy)(started_with, &mut spec);
+    }
+    spec
 }
 
 fn immutable(field: &str) -> FieldError {
@@ -184,7 +287,7 @@ fn immutable(field: &str) -> FieldError {
 
 /// Settings whose effective value differs, and that postgres reads at its start only.
 fn pending_settings(old: &PostgresSpec, new: &PostgresSpec) -> Vec<String> {
-    let (old, new_values) = (effective(old), effective(new));
+    let (old, new_values) = (stated_settings(old), stated_settings(new));
     let names: BTreeSet<&String> = old.keys().chain(new_values.keys()).collect();
     names
         .into_iter()
@@ -194,16 +297,16 @@ fn pending_settings(old: &PostgresSpec, new: &PostgresSpec) -> Vec<String> {
         .collect()
 }
 
-/// What each setting of a specification amounts to: the last assignment wins, and the list
-/// over the text. The port is a field of its own.
-fn effective(postgres: &PostgresSpec) -> BTreeMap<String, String> {
+/// What each setting that the specification states amounts to: the last assignment wins,
+/// and the list over the text. Names are in lower case.
+pub fn stated_settings(postgres: &PostgresSpec) -> BTreeMap<String, String> {
     let text = postgres.verbatim_conf.as_deref().unwrap_or_default();
+    let text = without_owned(text, postgres.flavor);
     let listed = postgres.settings.iter().map(|setting: &Setting| {
         let value = setting.value.clone().unwrap_or_default();
         (setting.name.to_ascii_lowercase(), value)
     });
-    let all = assignments(text).chain(listed);
-    all.filter(|(name, _)| name != "port").collect()
+    assignments(&text).chain(listed).collect()
 }
 
 impl fmt::Display for Work {

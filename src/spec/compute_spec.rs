@@ -49,6 +49,35 @@ pub struct ComputeSpec {
     pub neon: NeonFields,
 }
 
+impl ComputeSpec {
+    /// A specification that says nothing: every field at its default, and no identity.
+    pub(super) fn silent() -> Self {
+        Self {
+            tenant_id: TenantId([0; 16]),
+            timeline_id: TimelineId([0; 16]),
+            mode: ComputeMode::Primary,
+            postgres: PostgresSpec {
+                version: None,
+                flavor: Flavor::Neon,
+                port: 5432,
+                settings: Vec::new(),
+                verbatim_conf: None,
+            },
+            safekeepers: SafekeeperSet::default(),
+            pageservers: ShardMap::default(),
+            storage_controller: None,
+            storage_token: None,
+            storage_tls: StorageTls::default(),
+            roles: Vec::new(),
+            databases: Vec::new(),
+            delta_operations: Vec::new(),
+            removed_objects: RemovedObjects::Keep,
+            skip_catalog_updates: false,
+            neon: NeonFields::default(),
+        }
+    }
+}
+
 /// How a compute uses its timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ComputeMode {

@@ -66,6 +66,50 @@ async fn a_changed_spec_is_reconciled_while_it_runs() {
     );
 }
 
+/// Had postgres read the configuration of a replica, commits would no longer wait for the
+/// safekeepers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_mode_waits_for_a_restart_and_all_else_does_not() {
+    let stage = Stage::set().await;
+    let mut spec = stage.spec(free_port());
+    let mut compute = stage.compute("a", &spec);
+    compute.start().await;
+    compute.running().await;
+    let client = compute.connect().await;
+
+    spec["spec"]["mode"] = json!("Replica");
+    spec["spec"]["roles"] = json!([{"name": "app"}, {"name": "later"}]);
+    spec["spec"]["postgres"]["settings"] = json!([{"name": "work_mem", "value": "9MB"}]);
+    compute.write_spec(&spec.to_string());
+    compute
+        .says(&["observedGeneration: 2", "reason: RestartRequired", "- mode"])
+        .await;
+    compute.says(&["state: Running"]).await;
+    let row = client
+        .query_one(
+            "SELECT current_setting('synchronous_standby_names'), current_setting('work_mem'), \
+             EXISTS (SELECT FROM pg_roles WHERE rolname = 'later')",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!(row.get::<_, &str>(0), "walproposer");
+    assert_eq!(row.get::<_, &str>(1), "9MB");
+    assert!(row.get::<_, bool>(2));
+
+    spec["spec"]["mode"] = json!("Primary");
+    compute.write_spec(&spec.to_string());
+    compute
+        .says(&[
+            "observedGeneration: 3",
+            "state: Running",
+            "reason: Reloaded",
+        ])
+        .await;
+    assert!(!compute.status().contains("RestartRequired"));
+    compute.kill().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_setting_and_an_invalid_spec_leave_the_last_good_one_in_force() {
     let stage = Stage::set().await;

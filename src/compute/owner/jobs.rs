@@ -1,6 +1,7 @@
 //! The one job at a time: which may begin, and what follows from its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -10,7 +11,7 @@ use tracing::{error, warn};
 use super::Owner;
 use super::timers::Timers;
 use crate::api::status::ComputeState;
-use crate::compute::apply_catalog;
+use crate::backoff::Backoff;
 use crate::compute::error::Error;
 use crate::compute::local;
 use crate::compute::measure;
@@ -25,15 +26,15 @@ use crate::compute::stop::{self, StopJob, Stopped};
 use crate::error::{Category as _, chain};
 use crate::report::{EventKind, PostgresPhase, StepFacts};
 
-/// When a part of the catalog that failed is tried again.
-const CATALOG_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
+/// The first wait before a part of the catalog that failed is tried again, and the longest.
+const CATALOG_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
 
 /// What a job ended with.
 pub(in crate::compute) enum JobDone {
     Startup(Box<Result<Running, Error>>),
     Reconfigured(Result<Reconfigured, Error>),
     Refreshed(Result<Refreshed, Error>),
-    CatalogRetried(Result<bool, Error>),
+    CatalogRetried(Result<Reconfigured, Error>),
     Stopped(Stopped),
     /// The job's task panicked.
     Lost,
@@ -193,11 +194,20 @@ impl Owner {
             return;
         }
         let (config, started_with) = (self.config.clone(), running.spec.clone());
-        let (spec, facts) = (current.spec.clone(), self.fact_sender.clone());
+        let (spec, configured) = (current.spec.clone(), running.configured.clone());
+        let (spawner, facts) = (self.spawner.clone(), self.fact_sender.clone());
         let cancel = CancellationToken::new();
         let token = cancel.clone();
         self.begin(cancel, async move {
-            let applied = apply_catalog::apply(&config, &started_with, &spec, &facts, &token);
+            let applied = reconfigure::apply_catalog(
+                &config,
+                &started_with,
+                &spec,
+                configured,
+                &spawner,
+                &facts,
+                &token,
+            );
             JobDone::CatalogRetried(applied.await)
         });
     }
@@ -247,9 +257,7 @@ impl Owner {
             JobDone::Startup(result) => self.on_started(*result),
             JobDone::Reconfigured(result) => self.on_reconfigured(result),
             JobDone::Refreshed(result) => self.on_refreshed(result),
-            JobDone::CatalogRetried(result) => {
-                self.plan_catalog_retry(matches!(result, Ok(true)));
-            }
+            JobDone::CatalogRetried(result) => self.on_catalog_retried(result),
             JobDone::Stopped(stopped) => self.on_stopped(stopped),
             JobDone::Lost => self.on_job_lost(),
         }
@@ -272,7 +280,7 @@ impl Owner {
         self.waiters.configuration_failed(&text);
         self.snapshot.error = Some(text);
         if !matches!(self.snapshot.catalog.step, StepFacts::Done(_)) {
-            self.timers.catalog_retry = Some(Instant::now() + CATALOG_RETRY);
+            self.retry_catalog_later();
         }
     }
 
@@ -346,7 +354,12 @@ impl Owner {
                     self.event(EventKind::Warning, "RestartRequired", note);
                 }
                 self.plan_catalog_retry(done.catalog_applied);
-                self.waiters.configured(&self.snapshot);
+                if done.catalog_applied {
+                    self.waiters.configured(&self.snapshot);
+                } else {
+                    // The rest is in force, but who asked for it must know.
+                    self.waiters.configuration_failed(&self.catalog_failure());
+                }
             }
             Err(Error::Cancelled) => {
                 self.transition(Event::ConfigurationRolledBack);
@@ -390,14 +403,38 @@ impl Owner {
         }
     }
 
+    /// Why it failed, if it did, stands in the condition already.
+    fn on_catalog_retried(&mut self, result: Result<Reconfigured, Error>) {
+        let applied = result.as_ref().is_ok_and(|done| done.catalog_applied);
+        if let (Ok(done), Some(running)) = (result, &mut self.running) {
+            running.configured = done.configured;
+        }
+        self.plan_catalog_retry(applied);
+    }
+
     fn plan_catalog_retry(&mut self, applied: bool) {
-        self.timers.catalog_retry = (!applied).then(|| Instant::now() + CATALOG_RETRY);
-        if !applied {
-            let note = match &self.snapshot.catalog.step {
-                StepFacts::Failed(_, text) => text.clone(),
-                _ => "see the log".to_owned(),
-            };
-            self.event(EventKind::Warning, "CatalogApplyFailed", note);
+        if applied {
+            self.timers.catalog_retry = None;
+            self.timers.catalog_backoff = None;
+            return;
+        }
+        self.retry_catalog_later();
+        let note = self.catalog_failure();
+        self.event(EventKind::Warning, "CatalogApplyFailed", note);
+    }
+
+    fn retry_catalog_later(&mut self) {
+        let (first, longest) = CATALOG_RETRY;
+        let backoff = &mut self.timers.catalog_backoff;
+        let backoff = backoff.get_or_insert_with(|| Backoff::new(first, longest));
+        let wait = backoff.next(rand::random());
+        self.timers.catalog_retry = Some(Instant::now() + wait);
+    }
+
+    fn catalog_failure(&self) -> String {
+        match &self.snapshot.catalog.step {
+            StepFacts::Failed(_, text) => text.clone(),
+            _ => "see the log".to_owned(),
         }
     }
 }

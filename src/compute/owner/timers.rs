@@ -2,6 +2,8 @@
 
 use tokio::time::Instant;
 
+use crate::backoff::Backoff;
+
 /// Points in time at which the owner wakes by itself.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
@@ -9,6 +11,8 @@ pub(super) struct Timers {
     pub(super) restart: Option<Instant>,
     /// The part of the catalog that failed is tried again.
     pub(super) catalog_retry: Option<Instant>,
+    /// How long the next such wait is; `None` before the first.
+    pub(super) catalog_backoff: Option<Backoff>,
     /// The pageservers' counters are read.
     pub(super) scrape: Option<Instant>,
     /// The rule over the counters of pagestream errors is asked.
