@@ -8,6 +8,7 @@ pub mod args;
 mod compute_role;
 mod definition;
 mod inspect;
+mod plan;
 mod runtime;
 
 use args::{Cli, Role};
@@ -29,7 +30,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Finished> {
         Role::Crd(args) if args.apply => runtime::block_on(log, terminal, definition::apply())?,
         Role::Crd(_) => inspect::print_crd()?,
         Role::Validate(args) => inspect::validate(&args)?,
-        Role::Plan(args) => runtime::block_on(log, terminal, inspect::plan(args))?,
+        Role::Plan(args) => runtime::block_on(log, terminal, plan::run(args))?,
         Role::Compute(args) => {
             let role = compute_role::run(*args, terminal.clone());
             runtime::block_on(log, terminal, role)?

@@ -463,13 +463,15 @@ pub struct ValidateArgs {
 pub struct PlanArgs {
     /// A ComputeSpec in YAML, or Neon's JSON
     pub file: PathBuf,
-    /// The postgres to compare with, reached as a superuser
-    #[arg(
-        long,
-        value_name = "URL",
-        default_value = "postgresql://cloud_admin@127.0.0.1:5432/postgres"
-    )]
-    pub connstr: String,
+    /// The running postgres to compare with, reached as a superuser; a fresh one without this
+    #[arg(long, value_name = "URL")]
+    pub connstr: Option<String>,
+    /// The spec that is in force: show what the change from it takes
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// Role that members of get wide privileges from
+    #[arg(long, value_name = "ROLE", default_value = "neon_superuser")]
+    pub privileged_role_name: String,
     /// Directory of Secrets, NAME/KEY
     #[arg(long, value_name = "DIR")]
     pub secrets_dir: Option<PathBuf>,

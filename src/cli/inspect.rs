@@ -1,13 +1,11 @@
-//! `crd`, `validate` and `plan`: what can be said without running anything.
+//! `crd` and `validate`: what can be said without running or asking anything.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-use tokio_util::sync::CancellationToken;
 
-use super::args::{PlanArgs, ValidateArgs};
-use crate::catalog::{self, ApplyOptions, CatalogTarget};
+use super::args::ValidateArgs;
 use crate::compute::ending::Ending;
 use crate::source;
 use crate::spec::document::{self, Document};
@@ -39,33 +37,11 @@ pub(super) fn validate(args: &ValidateArgs) -> anyhow::Result<Ending> {
     Ok(ending)
 }
 
-/// Shows what applying a spec would do to the catalog of a running postgres.
-pub(super) async fn plan(args: PlanArgs) -> anyhow::Result<Ending> {
-    let document = match read(&args.file, args.secrets_dir.as_deref())? {
-        Ok(document) => document,
-        Err(errors) => {
-            let name = args.file.display();
-            print(&format!("{name}: invalid\n{}\n", report_errors(&errors)))?;
-            return Ok(Ending::SpecInvalid);
-        }
-    };
-    let spec = document
-        .spec
-        .with_context(|| format!("{} holds no spec", args.file.display()))?;
-    let target = CatalogTarget {
-        connect: args
-            .connstr
-            .parse()
-            .context("--connstr is not a connection string")?,
-        privileged_role: catalog::DEFAULT_PRIVILEGED_ROLE.to_owned(),
-        application_name: "glowplug:plan".to_owned(),
-    };
-    let options = ApplyOptions::default();
-    let plan = catalog::preview(&target, &spec, &options, &CancellationToken::new()).await?;
-    print(&plan.to_string())
-}
-
-fn read(file: &Path, secrets_dir: Option<&Path>) -> anyhow::Result<Result<Document, Errors>> {
+/// Reads a document, `-` from standard input.
+pub(super) fn read(
+    file: &Path,
+    secrets_dir: Option<&Path>,
+) -> anyhow::Result<Result<Document, Errors>> {
     let mut text = String::new();
     if file == Path::new("-") {
         std::io::stdin()
@@ -87,7 +63,8 @@ fn read(file: &Path, secrets_dir: Option<&Path>) -> anyhow::Result<Result<Docume
     Ok(document::parse(&text, secrets))
 }
 
-fn print(text: &str) -> anyhow::Result<Ending> {
+/// Prints to stdout.
+pub(super) fn print(text: &str) -> anyhow::Result<Ending> {
     std::io::stdout()
         .lock()
         .write_all(text.as_bytes())
