@@ -8,12 +8,16 @@ pub mod args;
 mod compute_role;
 mod definition;
 mod inspect;
+mod log_level;
 mod plan;
 mod runtime;
+
+use std::pin::Pin;
 
 use args::{Cli, Role};
 
 use crate::compute::ending::Ending;
+use crate::telemetry::correlation::Correlation;
 use crate::telemetry::terminal::Terminal;
 
 /// A role that came to its end.
@@ -26,26 +30,30 @@ pub struct Finished {
 /// Runs the role that the command line names.
 pub fn run(cli: Cli) -> anyhow::Result<Finished> {
     let (log, terminal) = (&cli.log, &Terminal::stderr());
+    let correlation = Correlation::default();
+    let block_on = |role: Pin<Box<dyn Future<Output = anyhow::Result<Ending>>>>| {
+        runtime::block_on(log, terminal, correlation.clone(), role)
+    };
     let ending = match cli.role {
-        Role::Crd(args) if args.apply => runtime::block_on(log, terminal, definition::apply())?,
+        Role::Crd(args) if args.apply => block_on(Box::pin(definition::apply()))?,
         Role::Crd(_) => inspect::print_crd()?,
         Role::Validate(args) => inspect::validate(&args)?,
-        Role::Plan(args) => runtime::block_on(log, terminal, plan::run(args))?,
+        Role::Plan(args) => block_on(Box::pin(plan::run(args)))?,
         Role::Compute(args) => {
-            let role = compute_role::run(*args, terminal.clone());
-            runtime::block_on(log, terminal, role)?
+            let role = compute_role::run(*args, terminal.clone(), correlation.clone());
+            block_on(Box::pin(role))?
         }
         #[cfg(feature = "storage")]
         Role::Dev(args) => {
             let settings = crate::dev::Settings::from(args);
             let role = crate::dev::run(settings, terminal.clone());
             // It tells what happens itself.
-            runtime::block_on(&log.for_people(), terminal, role)?
+            runtime::block_on(&log.for_people(), terminal, correlation.clone(), role)?
         }
         #[cfg(feature = "storage")]
         Role::Storage(args) => {
             let role = crate::dev::storage_alone(args.into());
-            runtime::block_on(log, terminal, role)?
+            block_on(Box::pin(role))?
         }
     };
     Ok(Finished { ending })

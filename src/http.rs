@@ -32,6 +32,7 @@ mod probes;
 mod respond;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -187,6 +188,7 @@ pub async fn serve(
         ),
     ];
     for (server, listener, (router, answers)) in served {
+        let router = trace::layer(router, server);
         let router = observe::layer(router, server, metrics.clone(), limits.requests, answers);
         tasks.spawn(listener::run(listener, router, limits, cancel.clone()));
     }

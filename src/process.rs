@@ -20,6 +20,7 @@ mod command;
 mod exit;
 mod lines;
 pub mod log_joiner;
+pub mod log_origin;
 mod reaper;
 mod run_as;
 mod spawner;

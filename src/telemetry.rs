@@ -1,12 +1,16 @@
-//! Logs and metric families of the process.
+//! Logs, traces and metric families of the process.
 //!
 //! Nothing here is global but what the libraries make so: the subscriber of
 //! `tracing`, and the panic hook. Metric families belong to a [`metrics::Metrics`],
 //! which is passed to who counts.
 
+pub mod correlation;
+mod json_line;
 pub mod logs;
 pub mod metrics;
+pub mod redact;
 pub mod terminal;
+pub mod traces;
 
 use crate::error::{Category, Retry};
 

@@ -29,8 +29,10 @@ use crate::process::{RunAs, Spawner};
 use crate::report::progress_bar;
 use crate::source;
 use crate::spec::{ComputeSpec, Errors, Secrets, document, neon_json, validate};
+use crate::telemetry::correlation::Correlation;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::terminal::Terminal;
+use crate::telemetry::traces::Parent;
 use crate::tls;
 
 /// How long the API server may be out of reach at the start before the last good spec is
@@ -40,7 +42,11 @@ const SOURCE_START_LIMIT: Duration = Duration::from_secs(5);
 const IMMEDIATE_STOP: Duration = Duration::from_secs(5);
 
 /// Runs one compute until it ends.
-pub(super) async fn run(args: ComputeArgs, terminal: Terminal) -> anyhow::Result<Ending> {
+pub(super) async fn run(
+    args: ComputeArgs,
+    terminal: Terminal,
+    correlation: Correlation,
+) -> anyhow::Result<Ending> {
     let compute_id = args.compute_id.clone().unwrap_or_else(host_name);
     let metrics = Arc::new(Metrics::new()?);
     let spawner = Spawner::start_as_init(metrics.reaped_orphans.clone())?;
@@ -58,6 +64,7 @@ pub(super) async fn run(args: ComputeArgs, terminal: Terminal) -> anyhow::Result
     };
     let snapshots = launched.snapshots();
     tasks.spawn(progress_bar::run(terminal, snapshots, cancel.clone()));
+    launched.correlate(correlation);
     let ending = launched.run().await;
     cancel.cancel();
     tasks.close();
@@ -145,6 +152,7 @@ fn config(args: &ComputeArgs, compute_id: String) -> anyhow::Result<ComputeConfi
         socket_dir,
         listen_addresses: args.listen_addresses.clone(),
         trust_loopback: false,
+        trace: Parent::from_environment(),
         run_as,
         strict_overcommit: strict_overcommit(),
         superuser: superuser.get_user().unwrap_or("cloud_admin").to_owned(),

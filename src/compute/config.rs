@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::compute::pagestream_health::Rule;
 use crate::compute::postgres::StopBudget;
 use crate::process::RunAs;
+use crate::telemetry::traces::Parent;
 
 /// Paths, names and limits of one compute.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub struct ComputeConfig {
     pub listen_addresses: String,
     /// Whoever reaches loopback logs in without a password: for one's own machine only.
     pub trust_loopback: bool,
+    /// The trace that the first start is part of.
+    pub trace: Parent,
     /// The user that postgres runs as, where it is not ours.
     pub run_as: Option<RunAs>,
     /// The kernel hands out no more memory than it has (`vm.overcommit_memory` is 2).

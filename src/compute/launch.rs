@@ -16,6 +16,7 @@ use crate::report::events::{self, Publisher};
 use crate::report::sink::Sink;
 use crate::report::{Snapshot, status_writer};
 use crate::spec::revision::SourceEvent;
+use crate::telemetry::correlation::{self, Correlation};
 use crate::telemetry::metrics::Metrics;
 
 /// Requests that may wait for the owner.
@@ -126,6 +127,19 @@ fn local_postgres(config: &ComputeConfig, spawner: &Spawner) -> LocalPostgres {
     }
 }
 
+/// What log events say of the compute.
+fn fields(snapshot: &Snapshot) -> correlation::Fields {
+    let mut fields = vec![("compute_id", snapshot.compute_id.clone())];
+    fields.extend(snapshot.tenant_id().map(|id| ("tenant_id", id.to_string())));
+    fields.extend(
+        snapshot
+            .timeline_id()
+            .map(|id| ("timeline_id", id.to_string())),
+    );
+    fields.push(("state", snapshot.state.to_string()));
+    fields
+}
+
 impl Launched {
     /// What is true of the compute, as it changes.
     pub fn snapshots(&self) -> tokio::sync::watch::Receiver<Arc<Snapshot>> {
@@ -141,6 +155,20 @@ impl Launched {
     pub fn tell<S: Sink + 'static>(&self, sink: S, options: status_writer::Options) {
         let writer = status_writer::run(sink, options, self.snapshots.clone(), self.cancel.clone());
         self.tellers.spawn(writer);
+    }
+
+    /// Has log events say which compute they are about.
+    pub fn correlate(&self, correlation: Correlation) {
+        let (mut snapshots, cancel) = (self.snapshots.clone(), self.cancel.clone());
+        correlation.set(fields(&snapshots.borrow_and_update()));
+        self.tellers.spawn(async move {
+            let changes = async {
+                while snapshots.changed().await.is_ok() {
+                    correlation.set(fields(&snapshots.borrow_and_update()));
+                }
+            };
+            cancel.run_until_cancelled(changes).await;
+        });
     }
 
     /// Runs the compute until it ends. The last status has been written by then, or its

@@ -38,6 +38,7 @@ use crate::error::chain;
 use crate::process::Spawner;
 use crate::report::{self, EventKind, PostgresPhase, Snapshot, StepFacts};
 use crate::spec::revision::Revision;
+use crate::telemetry::traces::Parent;
 use jobs::Job;
 pub(super) use jobs::JobDone;
 use requests::Waiters;
@@ -66,6 +67,8 @@ pub(super) struct Owner {
     restarts: RestartBudget,
     timers: Timers,
     pagestream: PagestreamHealth,
+    /// The trace that the next job is part of.
+    trace: Parent,
     /// Rounds over the pageservers' counters; ended with the owner.
     scrapes: JoinSet<()>,
     /// How the process ends once its state allows it.
@@ -87,6 +90,7 @@ pub async fn run(
 ) -> Ending {
     let (fact_sender, mut facts) = mpsc::channel(FACT_QUEUE);
     let pagestream = PagestreamHealth::new(config.limits.pagestream);
+    let trace = config.trace.clone();
     let config = Arc::new(config);
     let version = ServerVersion::new(config.clone(), spawner.clone());
     let mut ahead = JoinSet::new();
@@ -107,6 +111,7 @@ pub async fn run(
         restarts: RestartBudget::default(),
         timers: Timers::default(),
         pagestream,
+        trace,
         scrapes: JoinSet::new(),
         ending: Ending::Stopped,
         escalate: CancellationToken::new(),

@@ -26,6 +26,7 @@ pub use readiness::Accepting;
 
 use crate::error::{Category, Retry};
 use crate::pgwire::ConnectConfig;
+use crate::process::log_origin::LOG_LINE_PREFIX;
 use crate::process::{self, Child, Command, Exit, RunAs, Signal, Spawner};
 use crate::secret::Secret;
 
@@ -44,6 +45,9 @@ pub struct PostgresConfig {
     pub pgdata: PathBuf,
     /// Who runs it; `None` for who we are.
     pub run_as: Option<RunAs>,
+    /// Whether its log is told to say where each message comes from. Not where the spec has
+    /// a `log_line_prefix` of its own.
+    pub structured_log: bool,
     /// The token that Neon's extension shows to pageservers and safekeepers.
     pub storage_token: Option<Secret>,
 }
@@ -334,6 +338,12 @@ fn command(config: &PostgresConfig) -> Command {
         .env("LC_MESSAGES", "C")
         .run_as(config.run_as.clone())
         .lines();
+    let command = if config.structured_log {
+        let prefix = format!("log_line_prefix={LOG_LINE_PREFIX}");
+        command.arg("-c").arg(prefix)
+    } else {
+        command
+    };
     match &config.storage_token {
         Some(token) => command.secret_env("NEON_AUTH_TOKEN", token),
         None => command,

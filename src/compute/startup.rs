@@ -128,6 +128,13 @@ impl Attempts<'_> {
     }
 }
 
+/// Whether the spec says itself how lines of postgres' log begin.
+fn has_log_prefix(spec: &ComputeSpec) -> bool {
+    const NAME: &str = "log_line_prefix";
+    let text = spec.postgres.verbatim_conf.as_deref().unwrap_or_default();
+    spec.setting(NAME).is_some() || text.contains(NAME)
+}
+
 impl Startup {
     /// Runs the pipeline. When it fails or is cancelled, a postgres that it started has
     /// been stopped, and PGDATA is marked as half made.
@@ -435,7 +442,11 @@ impl Startup {
             bin_dir: self.config.pg_bin_dir.clone(),
             pgdata: self.config.pgdata.clone(),
             run_as: self.config.run_as.clone(),
-            storage_token: self.access.token.current(),
+            structured_log: !has_log_prefix(&self.spec),
+            // Only Neon's extension shows it to anybody.
+            storage_token: (self.spec.postgres.flavor == Flavor::Neon)
+                .then(|| self.access.token.current())
+                .flatten(),
         };
         let postgres = Postgres::start(&self.spawner, &settings)
             .await

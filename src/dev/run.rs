@@ -260,6 +260,7 @@ fn compute_config(room: &Room, internal_http_port: u16) -> ComputeConfig {
         socket_dir: room.state_dir.socket_dir(),
         listen_addresses: LOOPBACK.to_string(),
         trust_loopback: true,
+        trace: crate::telemetry::traces::Parent::default(),
         run_as: room.run_as.clone(),
         strict_overcommit: strict_overcommit(),
         superuser: SUPERUSER.to_owned(),

@@ -8,6 +8,7 @@ use crate::api::status::ComputeState;
 use crate::lsn::Lsn;
 use crate::report::Snapshot;
 use crate::spec::ComputeSpec;
+use crate::telemetry::traces::Parent;
 
 /// How fast a requested termination ends the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +63,8 @@ pub enum Request {
     Configure {
         /// The spec.
         spec: Box<ComputeSpec>,
+        /// The trace that the request is part of.
+        trace: Parent,
         /// Receives the snapshot after the configuration.
         reply: oneshot::Sender<Result<Arc<Snapshot>, ConfigureError>>,
     },

@@ -396,7 +396,7 @@ async fn a_configuration_is_answered_when_the_owner_is_done() {
     let call = configure(&fixture);
     let answer = fixture
         .with_owner(call, |request| match request {
-            Request::Configure { spec, reply } => {
+            Request::Configure { spec, reply, .. } => {
                 assert_eq!(spec.tenant_id.to_string(), TENANT);
                 let done = snapshot(ComputeState::Running);
                 reply.send(Ok(Arc::new(done))).unwrap();

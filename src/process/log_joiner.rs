@@ -6,10 +6,14 @@
 //! Postgres writes one message as several lines: the primary line `PREFIX
 //! SEVERITY:  text`, then `PREFIX DETAIL:  text` and its like, and continues a text
 //! of several lines with a tab (`src/backend/utils/error/elog.c:
-//! send_message_to_server_log`). What other programs and libraries write to the same
-//! stream has no such form; their neighbouring lines are taken for one message.
+//! send_message_to_server_log`). With the prefix of [`log_origin`] a line says for sure
+//! what it is; under another prefix its form is guessed. What other programs and
+//! libraries write to the same stream has no such form; their neighbouring lines are
+//! taken for one message.
 
 use std::time::Duration;
+
+use super::log_origin::{self, Origin};
 
 /// A message is complete when no line has followed it for this long.
 pub const QUIET: Duration = Duration::from_millis(100);
@@ -70,8 +74,80 @@ const SECONDARY: [&str; 7] = [
 pub struct Message {
     /// How severe it is; `None` if it does not have the form of a message of postgres.
     pub severity: Option<Severity>,
-    /// Its lines, joined by newlines; the time that a line begins with is cut off.
+    /// Its lines, joined by newlines; the prefix, or at least the time that a line begins
+    /// with, is cut off.
     pub text: String,
+    /// Where it came from, where the prefix says so.
+    pub origin: Option<Origin>,
+}
+
+/// The parts of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sections {
+    /// As postgres names the severity; empty if it does not.
+    pub severity: String,
+    /// The primary text.
+    pub message: String,
+    /// More about it.
+    pub detail: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The query inside of a function that failed.
+    pub query: Option<String>,
+    /// Where it happened: functions, lines.
+    pub context: Option<String>,
+    /// The statement of the client.
+    pub statement: Option<String>,
+}
+
+impl Message {
+    /// Takes the text apart. Only a message with an origin is sure to have the labels
+    /// where postgres put them; another one is its own primary text.
+    pub fn sections(&self) -> Sections {
+        if self.origin.is_none() {
+            return Sections {
+                message: self.text.clone(),
+                ..Sections::default()
+            };
+        }
+        let mut sections = Sections::default();
+        let mut rest = self.text.as_str();
+        while !rest.is_empty() {
+            let (label, from) = leading_label(rest).unwrap_or(("", rest));
+            let end = next_section(from);
+            let text = from[..end].trim_end_matches('\n').replace("\n\t", "\n");
+            rest = &from[end..];
+            match label {
+                "DETAIL" => sections.detail = Some(text),
+                "HINT" => sections.hint = Some(text),
+                "QUERY" => sections.query = Some(text),
+                "CONTEXT" => sections.context = Some(text),
+                "STATEMENT" => sections.statement = Some(text),
+                // Where in postgres' source, and its stack: for its developers.
+                "LOCATION" | "BACKTRACE" => {}
+                severity => {
+                    severity.clone_into(&mut sections.severity);
+                    sections.message = text;
+                }
+            }
+        }
+        sections
+    }
+}
+
+/// Where the next labelled line begins; the end if there is none.
+fn next_section(text: &str) -> usize {
+    text.match_indices('\n')
+        .map(|(at, _)| at + 1)
+        .find(|at| leading_label(&text[*at..]).is_some_and(|(label, _)| SECONDARY.contains(&label)))
+        .unwrap_or(text.len())
+}
+
+/// `LABEL:  text`, as postgres writes it after the prefix; a localized label too.
+fn leading_label(text: &str) -> Option<(&str, &str)> {
+    let (label, rest) = text.split_once(":  ")?;
+    let plain = !label.is_empty() && label.chars().all(char::is_alphanumeric);
+    plain.then_some((label, rest))
 }
 
 /// What a line is, by its form.
@@ -96,7 +172,7 @@ pub struct LogJoiner {
 impl LogJoiner {
     /// Takes the next line; returns the message before it if that is complete now.
     pub fn push(&mut self, line: &str) -> Option<Message> {
-        let (form, text) = classify(line);
+        let Classified { form, text, origin } = classify(line);
         if let Some(pending) = &mut self.pending {
             let belongs = match form {
                 Form::Continuation => true,
@@ -117,6 +193,7 @@ impl LogJoiner {
         self.pending.replace(Message {
             severity,
             text: text.to_owned(),
+            origin,
         })
     }
 
@@ -131,8 +208,32 @@ impl LogJoiner {
     }
 }
 
-/// The form of a line, and the line without the time at its front.
-fn classify(line: &str) -> (Form, &str) {
+/// A line, by its form.
+struct Classified<'a> {
+    form: Form,
+    /// Without what stands before it.
+    text: &'a str,
+    origin: Option<Origin>,
+}
+
+fn classify(line: &str) -> Classified<'_> {
+    if let Some((origin, text)) = log_origin::split(line) {
+        let form = match leading_label(text) {
+            Some((label, _)) if SECONDARY.contains(&label) => Form::Continuation,
+            Some((label, _)) => severity(label).map_or(Form::Unlabelled, Form::Primary),
+            None => Form::Unlabelled,
+        };
+        let origin = Some(origin);
+        return Classified { form, text, origin };
+    }
+    let (form, text) = guess(line);
+    let origin = None;
+    Classified { form, text, origin }
+}
+
+/// The form of a line under a prefix that is not ours, and the line without the time at
+/// its front.
+fn guess(line: &str) -> (Form, &str) {
     if line.starts_with('\t') {
         return (Form::Continuation, line);
     }
@@ -220,6 +321,40 @@ mod tests {
         insta::assert_debug_snapshot!(messages);
     }
 
+    fn prefixed(pid: u32, text: &str) -> String {
+        format!(
+            "\u{1e}2026-01-31 12:34:56.789 UTC\u{1f}{pid}\u{1f}client backend\u{1f}app\u{1f}shop\u{1f}psql\u{1f}[local]\u{1f}42P01\u{1f}{text}"
+        )
+    }
+
+    #[test]
+    fn a_prefixed_message_has_sections() {
+        let messages = join(&[
+            &prefixed(9, "ERROR:  relation \"x\" does not exist: ERROR:  no"),
+            &prefixed(9, "DETAIL:  It was"),
+            "\tHINT:  never created.",
+            &prefixed(9, "STATEMENT:  select *"),
+            "\tfrom x",
+            &prefixed(7, "FEHLER:  Relation fehlt"),
+        ]);
+        assert_eq!(messages.len(), 2);
+        assert_eq!(messages[0].severity, Some(Severity::Error));
+        assert_eq!(messages[0].origin.as_ref().unwrap().database, "shop");
+        let sections = messages[0].sections();
+        assert_eq!(
+            sections,
+            Sections {
+                severity: "ERROR".into(),
+                message: "relation \"x\" does not exist: ERROR:  no".into(),
+                detail: Some("It was\nHINT:  never created.".into()),
+                statement: Some("select *\nfrom x".into()),
+                ..Sections::default()
+            }
+        );
+        assert_eq!(messages[1].severity, Some(Severity::Log));
+        assert_eq!(messages[1].sections().message, "Relation fehlt");
+    }
+
     #[test]
     fn lines_of_other_programs_are_joined_among_themselves() {
         let messages = join(&[
@@ -273,13 +408,18 @@ mod tests {
                     "[\t ]?[A-Z0-9:ä ]{0,20}",
                     "2026-0[0-9]-31 12:34:5[0-9] UTC (LOG|ERROR|HINT|ä):  [a-z]{0,5}",
                     "\\PC{0,40}",
+                    "(ERROR|HINT|FEHLER): {1,2}[a-z:]{0,9}".prop_map(|text| prefixed(1, &text)),
                 ],
                 0..20,
             ),
         ) {
             let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-            let joined: Vec<String> = join(&lines).into_iter().map(|m| m.text).collect();
-            let expected: Vec<&str> = lines.iter().map(|line| classify(line).1).collect();
+            let messages = join(&lines);
+            for message in &messages {
+                let _ = message.sections();
+            }
+            let joined: Vec<String> = messages.into_iter().map(|m| m.text).collect();
+            let expected: Vec<&str> = lines.iter().map(|line| classify(line).text).collect();
             prop_assert_eq!(joined.join("\n"), expected.join("\n"));
         }
     }

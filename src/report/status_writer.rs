@@ -6,11 +6,15 @@
 //!
 //! # Failures
 //!
-//! - No answer, 429, 5xx, 403: tried again after 1 to 30 s, with the newest status.
+//! - No answer, 429, 5xx, 403: tried again after 1 to 8 s, with the newest status.
 //! - 404: the place is gone. It is looked for at the same pace; nothing is created
 //!   in its stead.
 //! - 409, 422: it may be another object by the same name. It is read again, and the
-//!   write tried once more; refused again, this status is given up.
+//!   write tried once more; refused again, it waits as after any other failure: a
+//!   schema is upgraded, a webhook comes back, and nothing would tell us.
+//!
+//! So the status is right at most 15 s after the place can be written again: the
+//! longest wait, and a request that has just begun to hang.
 //!
 //! A kind of failure is logged when it begins, and again when it is over.
 
@@ -34,8 +38,13 @@ use crate::error::{Category as _, Retry, chain};
 /// Time for the last write when the compute ends.
 const LAST_WRITE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Longest time for which the API server can send us away.
-const LONGEST_WAIT: Duration = Duration::from_mins(5);
+/// Between attempts: at first, and at most.
+const PACE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+
+/// Longest time for which the API server can send us away. It names seconds where it is
+/// busy itself; what stands before it may name minutes, and a status of minutes ago
+/// misleads.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// What a writer needs besides its sink.
 #[derive(Debug, Clone)]
@@ -108,7 +117,7 @@ impl<S: Sink> Writer<S> {
             written: None,
             desired: ComputeSpecStatus::default(),
             opened: false,
-            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            backoff: Backoff::new(PACE.0, PACE.1),
             blocked_until: None,
             failing: None,
         }
@@ -189,7 +198,8 @@ impl<S: Sink> Writer<S> {
         self.reached(true);
         self.backoff.reset();
         self.blocked_until = None;
-        self.done();
+        self.written = Some(self.desired.clone());
+        self.policy.wrote(now(), rand::random());
     }
 
     fn failed(&mut self, error: &WriteError) {
@@ -205,12 +215,11 @@ impl<S: Sink> Writer<S> {
         }
         let wait = self.backoff.next(rand::random());
         match error.retry() {
-            Retry::Backoff => self.blocked_until = Some(now() + wait),
+            // It was read again and written again already.
+            Retry::Never | Retry::Backoff => self.blocked_until = Some(now() + wait),
             Retry::After(asked) => {
                 self.blocked_until = Some(now() + asked.clamp(wait, LONGEST_WAIT));
             }
-            // Given up: only a change is worth another attempt.
-            Retry::Never => self.done(),
         }
     }
 
@@ -218,12 +227,6 @@ impl<S: Sink> Writer<S> {
         if let Some(metrics) = &self.options.metrics {
             metrics.reachable(reachable);
         }
-    }
-
-    /// Nothing is to be done about the desired status any more.
-    fn done(&mut self) {
-        self.written = Some(self.desired.clone());
-        self.policy.wrote(now(), rand::random());
     }
 
     /// One last attempt.

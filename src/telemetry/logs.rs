@@ -1,11 +1,16 @@
-//! Decides how log events look: one line for people, or one JSON object for machines.
+//! Decides how log events look: one line for people, or one JSON object for machines;
+//! and that no secret is in them.
+//!
+//! Two things guard the last. Whatever is written passes [`redact`]. And libraries that
+//! are known to log what servers answered, whole, are not listened to.
 
 use std::fmt;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::str::FromStr;
 
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, JsonFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -14,7 +19,16 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use super::Error;
+use super::correlation::Correlation;
+use super::json_line::JsonLine;
+use super::redact::redact;
 use super::terminal::Terminal;
+use super::traces::Traces;
+
+/// Libraries that log bodies of answers, of Secrets among them, when they cannot read them
+/// or are refused (`kube-client/src/client/mod.rs`, `kube-runtime/src/watcher.rs`). What
+/// goes wrong with their requests is logged by who makes them.
+const TALKATIVE: [&str; 2] = ["kube_client", "kube_runtime"];
 
 /// Target of the events that forward postgres' own log.
 const POSTGRES: &str = "postgres";
@@ -60,40 +74,92 @@ fn parse(filter: &str) -> Result<EnvFilter, Error> {
     })
 }
 
-/// Sends log events to the terminal, or to what stderr is instead, and panics too.
-/// Once per process.
-pub fn init(format: LogFormat, filter: &str, terminal: Terminal) -> Result<LogFilter, Error> {
+/// How a process logs.
+#[derive(Debug, Clone, Default)]
+pub struct LogConfig {
+    /// How events look.
+    pub format: LogFormat,
+    /// A level, or `TARGET=LEVEL` separated by commas.
+    pub filter: String,
+    /// Fields of every JSON event.
+    pub correlation: Correlation,
+}
+
+/// Sends log events to the terminal, or to what stderr is instead, and panics too; spans
+/// go to `traces`. Once per process.
+pub fn init(config: LogConfig, traces: &Traces, terminal: Terminal) -> Result<LogFilter, Error> {
     let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let (subscriber, handle) = subscriber(format, filter, colors, terminal)?;
+    let (subscriber, handle) = subscriber(config, traces, colors, terminal)?;
     subscriber.try_init().map_err(Error::AlreadySetUp)?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(handle)
 }
 
 fn subscriber<W>(
-    format: LogFormat,
-    filter: &str,
+    config: LogConfig,
+    traces: &Traces,
     colors: bool,
     writer: W,
 ) -> Result<(impl Subscriber + Send + Sync, LogFilter), Error>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let (filter, handle) = reload::Layer::new(parse(filter)?);
+    let (filter, handle) = reload::Layer::new(parse(&config.filter)?);
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(writer)
+        .with_writer(Redacting(writer))
         .with_ansi(colors);
-    let lines = match format {
+    let correlation = config.correlation;
+    let lines = match config.format {
         LogFormat::Text => lines.event_format(OneLine).boxed(),
         LogFormat::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
+            .fmt_fields(JsonFields::new())
+            .event_format(JsonLine { correlation })
             .boxed(),
     };
-    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
+    let lines = lines.with_filter(filter_fn(is_discreet));
+    let subscriber = tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .with(traces.layer());
     Ok((subscriber, LogFilter(handle)))
+}
+
+/// Whether an event is not one of those that may hold a whole answer.
+fn is_discreet(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    let talkative = TALKATIVE.iter().any(|library| target.starts_with(library));
+    !talkative || *metadata.level() == Level::ERROR
+}
+
+/// Takes secrets out of what is written. An event is written whole, at once.
+struct Redacting<W>(W);
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for Redacting<W> {
+    type Writer = RedactingWriter<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        RedactingWriter(self.0.make_writer())
+    }
+
+    fn make_writer_for(&'w self, metadata: &Metadata<'_>) -> Self::Writer {
+        RedactingWriter(self.0.make_writer_for(metadata))
+    }
+}
+
+struct RedactingWriter<W>(W);
+
+impl<W: io::Write> io::Write for RedactingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.0.write_all(redact(text).as_bytes())?,
+            Err(_) => self.0.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// A panic is a defect, and unwinds to the task's owner, who reports it: here is
@@ -199,8 +265,14 @@ mod tests {
     fn logged(format: LogFormat, filter: &str, log: impl FnOnce(&LogFilter)) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
+        let config = LogConfig {
+            format,
+            filter: filter.to_owned(),
+            correlation: Correlation::default(),
+        };
+        config.correlation.set(vec![("compute_id", "c".to_owned())]);
         let (subscriber, handle) =
-            subscriber(format, filter, false, move || writer.clone()).unwrap();
+            subscriber(config, &Traces::off(), false, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || log(&handle));
         let bytes = buffer.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -243,7 +315,35 @@ mod tests {
         assert_eq!(lines[0]["message"], "unpacked");
         assert_eq!(lines[0]["bytes"], 12);
         assert_eq!(lines[0]["span"]["lsn"], "0/16B9188");
+        assert_eq!(lines[0]["span"]["name"], "basebackup");
+        assert_eq!(lines[0]["compute_id"], "c");
+        assert!(text.starts_with("{\"timestamp\":\"20"), "{text}");
         assert_eq!(lines[1]["target"], "postgres");
+    }
+
+    #[test]
+    fn an_event_says_better_than_the_process_what_it_is_about() {
+        let text = logged(LogFormat::Json, "info", |_| {
+            tracing::info!(compute_id = "other", state = "x", level = 3, "m");
+        });
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["compute_id"], "other");
+        assert_eq!(line["level"], "INFO");
+        assert_eq!(line["event_level"], 3);
+        assert_eq!(text.matches("compute_id").count(), 1);
+    }
+
+    #[test]
+    fn secrets_are_taken_out_of_both_forms() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = logged(format, "trace", |_| {
+                tracing::info!(statement = "ALTER ROLE a PASSWORD 'MARK'", "password=MARK");
+                tracing::warn!(target: "kube_client::client", "{{\"data\":\"MARK\"}}");
+                tracing::debug!(target: "kube_runtime::watcher", "MARK");
+            });
+            assert!(!text.contains("MARK"), "{text}");
+            assert!(text.contains("ALTER ROLE"), "{text}");
+        }
     }
 
     #[test]

@@ -16,8 +16,11 @@ impl Compute<'_> {
             .lines()
             .rfind(|line| line.contains("HTTP servers listen"))
             .expect("the servers listen");
-        let address = line.split(&format!("{server}=")).nth(1).unwrap();
-        address.split_whitespace().next().unwrap().to_owned()
+        // As text, or as JSON.
+        let named = [format!("{server}="), format!("\"{server}\":\"")];
+        let address = named.iter().find_map(|name| line.split(name).nth(1));
+        let address = address.unwrap().split([' ', '"']).next();
+        address.unwrap().to_owned()
     }
 
     /// Sends one request; returns the whole answer, head included.

@@ -21,12 +21,14 @@ mod harness;
 mod kubernetes;
 mod kubernetes_trouble;
 mod lifecycle;
+mod logs;
 #[path = "../loopback/mod.rs"]
 mod loopback;
 #[path = "../postgres/programs.rs"]
 mod programs;
 mod stage;
 mod storage_access;
+mod traces;
 mod trouble;
 mod versions;
 

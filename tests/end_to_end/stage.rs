@@ -154,6 +154,8 @@ impl Stage {
             arguments: Vec::new(),
             kubeconfig: None,
             wrapper: Vec::new(),
+            log_format: "text",
+            log_level: "info",
             environment: Vec::new(),
             child: None,
             log: None,
@@ -184,7 +186,9 @@ pub(crate) struct Compute<'a> {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// A program that starts the compute, with its arguments.
     pub(crate) wrapper: Vec<String>,
-    /// More variables of the environment.
+    pub(crate) log_format: &'static str,
+    pub(crate) log_level: &'static str,
+    /// Variables beyond those of the test's own process.
     pub(crate) environment: Vec<(&'static str, String)>,
     /// Arguments beyond those that every test needs.
     pub(crate) arguments: Vec<String>,
@@ -224,13 +228,12 @@ impl Compute<'_> {
                 "127.0.0.1",
             ])
             .args(["--external-http-port", "0", "--internal-http-port", "0"])
+            .args(["--probe-port", "0", "--compute-id", "test"])
             .args([
-                "--probe-port",
-                "0",
-                "--compute-id",
-                "test",
                 "--log-format",
-                "text",
+                self.log_format,
+                "--log-level",
+                self.log_level,
             ])
             .args(&self.source)
             .args(["--pgdata".to_owned(), path("pgdata")])

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{Instrument as _, Span, error, info_span, warn};
 
 use super::Owner;
 use super::timers::Timers;
@@ -129,9 +129,16 @@ impl Owner {
             facts: self.fact_sender.clone(),
             cancel: cancel.clone(),
         };
-        self.begin(cancel, async {
-            JobDone::Startup(Box::new(Box::pin(startup.run()).await))
-        });
+        // Named as upstream's (`compute_tools/src/compute.rs`).
+        let span = self.traced(info_span!("start_compute"));
+        let run = async { JobDone::Startup(Box::new(Box::pin(startup.run()).await)) };
+        self.begin(cancel, run.instrument(span));
+    }
+
+    /// Makes a job part of the trace of whoever asked for it.
+    fn traced(&mut self, span: Span) -> Span {
+        std::mem::take(&mut self.trace).adopt(&span);
+        span
     }
 
     fn reconfigure(&mut self) {
@@ -156,9 +163,9 @@ impl Owner {
             facts: self.fact_sender.clone(),
             cancel: cancel.clone(),
         };
-        self.begin(cancel, async {
-            JobDone::Reconfigured(reconfigure::run(job).await)
-        });
+        let span = self.traced(info_span!("reconfigure"));
+        let run = async { JobDone::Reconfigured(reconfigure::run(job).await) };
+        self.begin(cancel, run.instrument(span));
     }
 
     fn refresh(&mut self) {
@@ -181,9 +188,8 @@ impl Owner {
             facts: self.fact_sender.clone(),
             cancel: cancel.clone(),
         };
-        self.begin(cancel, async {
-            JobDone::Refreshed(refresh::run(job).await)
-        });
+        let run = async { JobDone::Refreshed(refresh::run(job).await) };
+        self.begin(cancel, run.instrument(info_span!("refresh")));
     }
 
     pub(super) fn retry_catalog(&mut self) {
@@ -224,7 +230,8 @@ impl Owner {
             spec: self.current.as_ref().map(|revision| revision.spec.clone()),
             escalate: self.escalate.clone(),
         };
-        self.begin(cancel, async { JobDone::Stopped(stop::run(job).await) });
+        let run = async { JobDone::Stopped(stop::run(job).await) };
+        self.begin(cancel, run.instrument(info_span!("stop")));
     }
 
     /// A start-up that keeps failing makes way for a new spec; one that gets on is

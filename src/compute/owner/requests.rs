@@ -63,7 +63,10 @@ impl Waiters {
 impl Owner {
     pub(super) fn on_request(&mut self, request: Request) {
         match request {
-            Request::Configure { spec, reply } => self.on_configure(*spec, reply),
+            Request::Configure { spec, trace, reply } => {
+                self.trace = trace;
+                self.on_configure(*spec, reply);
+            }
             Request::Terminate { mode, reply } => self.on_terminate(mode, reply),
             Request::Refresh { reply } => {
                 // The client may have gone; its request was taken all the same.

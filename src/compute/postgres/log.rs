@@ -1,5 +1,7 @@
-//! Forwards the log of postgres into our own, and remembers the end of it.
+//! Forwards the log of postgres into our own, with its secrets taken out and its parts
+//! as fields, and remembers the end of it.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use tokio::sync::watch;
@@ -8,6 +10,8 @@ use tokio::time::timeout;
 use crate::error::truncate;
 use crate::process::Lines;
 use crate::process::log_joiner::{LogJoiner, Message, QUIET, Severity};
+use crate::process::log_origin::Origin;
+use crate::telemetry::redact::redact;
 
 /// How many messages are remembered.
 const REMEMBERED: usize = 30;
@@ -97,7 +101,11 @@ pub(super) async fn forward(mut lines: Lines, tail: watch::Sender<LogTail>) {
             Ok(Some(line)) => joiner.push(&line.text()),
             Ok(None) | Err(_) => joiner.flush(),
         };
-        if let Some(message) = complete {
+        if let Some(mut message) = complete {
+            // Statements come as clients wrote them, passwords included.
+            if let Cow::Owned(clean) = redact(&message.text) {
+                message.text = clean;
+            }
             emit(&message);
             tail.send_modify(|tail| tail.push(message));
         }
@@ -107,19 +115,55 @@ pub(super) async fn forward(mut lines: Lines, tail: watch::Sender<LogTail>) {
     }
 }
 
+/// One event; what does not apply is left out.
+macro_rules! event {
+    ($level:expr, $sections:expr, $origin:expr) => {{
+        let (sections, origin) = ($sections, $origin);
+        tracing::event!(
+            target: "postgres",
+            $level,
+            severity = filled(&sections.severity),
+            pid = origin.pid.parse::<u32>().ok(),
+            backend_type = filled(&origin.backend_type),
+            user = filled(&origin.user),
+            database = filled(&origin.database),
+            application = filled(&origin.application),
+            client = filled(&origin.host),
+            sqlstate = filled(&origin.sqlstate).filter(|state| *state != NO_ERROR),
+            logged_at = filled(&origin.at),
+            detail = sections.detail.as_deref(),
+            hint = sections.hint.as_deref(),
+            query = sections.query.as_deref(),
+            context = sections.context.as_deref(),
+            statement = sections.statement.as_deref(),
+            "{}",
+            sections.message
+        )
+    }};
+}
+
+/// SQLSTATE of a success.
+const NO_ERROR: &str = "00000";
+
+fn filled(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
 /// Sessions end with ERROR and FATAL for reasons of their clients; only a PANIC is
 /// always for us to look at.
 fn emit(message: &Message) {
-    let text = &message.text;
+    let sections = &message.sections();
+    let nowhere = Origin::default();
+    let origin = message.origin.as_ref().unwrap_or(&nowhere);
     match message.severity {
-        Some(Severity::Debug) => tracing::debug!(target: "postgres", "{text}"),
+        Some(Severity::Debug) => event!(tracing::Level::DEBUG, sections, origin),
         Some(Severity::Info | Severity::Notice | Severity::Log) | None => {
-            tracing::info!(target: "postgres", "{text}");
+            event!(tracing::Level::INFO, sections, origin);
         }
         Some(Severity::Warning | Severity::Error | Severity::Fatal) => {
-            tracing::warn!(target: "postgres", "{text}");
+            event!(tracing::Level::WARN, sections, origin);
         }
-        Some(Severity::Panic) => tracing::error!(target: "postgres", "{text}"),
+        Some(Severity::Panic) => event!(tracing::Level::ERROR, sections, origin),
     }
 }
 
@@ -133,6 +177,7 @@ mod tests {
             tail.push(Message {
                 severity: *severity,
                 text: (*text).to_owned(),
+                origin: None,
             });
         }
         tail

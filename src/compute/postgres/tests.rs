@@ -49,6 +49,7 @@ impl Server {
                 bin_dir: bin_dir(),
                 pgdata,
                 run_as,
+                structured_log: true,
                 storage_token: None,
             },
             dir,

@@ -16,6 +16,7 @@ use crate::http::body;
 use crate::http::control::{self, ConfigureError};
 use crate::http::respond::{self, Status};
 use crate::spec::ComputeSpec;
+use crate::telemetry::traces::Parent;
 
 /// Reads a spec in Neon's JSON; the error is for the caller.
 pub type ParseSpec = fn(&[u8]) -> Result<ComputeSpec, String>;
@@ -69,7 +70,8 @@ pub(super) async fn configure(
         Ok(spec) => Box::new(spec),
         Err(problem) => return respond::error(StatusCode::BAD_REQUEST, &problem),
     };
-    let configure = |reply| control::Request::Configure { spec, reply };
+    let trace = Parent::current();
+    let configure = |reply| control::Request::Configure { spec, trace, reply };
     match routes.owner.ask(configure, LIMIT).await {
         Ok(Ok(snapshot)) => Json(Status::of(&snapshot)).into_response(),
         Ok(Err(ConfigureError::Refused(refusal))) => respond::refused(&refusal),
