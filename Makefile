@@ -39,6 +39,7 @@ deny: ## Check licenses, sources and advisories of dependencies
 
 generate: ## Write the CRD and the generated parts of the docs anew
 	GLOWPLUG_BLESS=1 $(CARGO) test --locked --lib --test observability
+	GLOWPLUG_BLESS=1 $(CARGO) test --locked --test apiserver chart
 
 bench: setup ## Measure against the yardsticks, in one run (BENCH: which; all)
 	$(CARGO) build --release --locked --no-default-features

@@ -1,6 +1,8 @@
 //! The Helm chart: it lints, renders what is checked in, refuses bad values, and a real API
 //! server takes what it renders.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -95,6 +97,41 @@ async fn the_chart_renders_what_is_checked_in() {
         "the chart renders otherwise than {}: look at the difference, then bless it",
         path.display()
     );
+}
+
+/// Helm reads only what is in the chart's own folder, so the rules and dashboards stand there
+/// a second time. Set `GLOWPLUG_BLESS=1` to copy them anew.
+#[test]
+fn the_chart_ships_the_rules_and_dashboards_of_deploy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (from, to) in [
+        ("deploy/prometheus/rules", "files/rules"),
+        ("deploy/grafana", "files/dashboards"),
+    ] {
+        let (from, to) = (root.join(from), Path::new(CHART).join(to));
+        if std::env::var_os("GLOWPLUG_BLESS").is_some() {
+            for (name, text) in texts(&from) {
+                std::fs::write(to.join(name), text).unwrap();
+            }
+        }
+        assert!(
+            texts(&from) == texts(&to),
+            "run `make generate`: {} is not what {} holds",
+            to.display(),
+            from.display()
+        );
+    }
+}
+
+fn texts(folder: &Path) -> BTreeMap<OsString, String> {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            (entry.file_name(), text)
+        })
+        .collect()
 }
 
 #[tokio::test]
