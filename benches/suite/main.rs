@@ -23,6 +23,7 @@ mod quorum;
 #[path = "../../tests/simulation/wal.rs"]
 mod wal;
 
+mod catalog;
 mod footprint;
 mod fresh_start;
 mod recovery;
@@ -42,7 +43,9 @@ pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 /// A bench: its name, and what runs it and prints what it found.
 type Bench = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
 
+/// In this order: the first one looks at the memory of this process.
 const BENCHES: &[Bench] = &[
+    ("catalog", || Box::pin(catalog::run())),
     ("fresh_start", || Box::pin(fresh_start::run())),
     ("footprint", || Box::pin(footprint::run())),
     ("sync", || Box::pin(sync::run())),

@@ -11,27 +11,16 @@
 //!
 //! Every figure is the median of its runs; both sides take turns on fresh clusters.
 
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    reason = "a bench that cannot run fails, and shares what it starts with the tests"
-)]
-
-#[path = "../tests/postgres/mod.rs"]
-mod postgres;
-
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use glowplug::catalog::{self, Applied, ApplyOptions, CatalogTarget, DEFAULT_PRIVILEGED_ROLE};
 use glowplug::spec::{ComputeSpec, change, neon_json, no_secrets, parse_document};
-use postgres::Postgres;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+
+use crate::postgres::{self, Postgres};
 
 const ROLES: usize = 1_000;
 const DATABASES: usize = 300;
@@ -307,17 +296,10 @@ fn reading() {
     }
 }
 
-fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        many_roles().await;
-        reading();
-        first_roles().await;
-        first_databases().await;
-        again().await;
-    });
+pub(crate) async fn run() {
+    many_roles().await;
+    reading();
+    first_roles().await;
+    first_databases().await;
+    again().await;
 }
