@@ -10,10 +10,12 @@ mod definition;
 mod inspect;
 mod log_level;
 mod plan;
+mod probe;
 mod runtime;
 
 use std::pin::Pin;
 
+use anyhow::Context as _;
 use args::{Cli, Role};
 
 use crate::compute::ending::Ending;
@@ -25,6 +27,13 @@ use crate::telemetry::terminal::Terminal;
 pub struct Finished {
     /// How.
     pub ending: Ending,
+}
+
+fn split_name(text: &str) -> anyhow::Result<(String, String)> {
+    let (namespace, name) = text
+        .split_once('/')
+        .with_context(|| format!("'{text}' is not NAMESPACE/NAME"))?;
+    Ok((namespace.to_owned(), name.to_owned()))
 }
 
 /// Runs the role that the command line names.
@@ -39,6 +48,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Finished> {
         Role::Crd(_) => inspect::print_crd()?,
         Role::Validate(args) => inspect::validate(&args)?,
         Role::Plan(args) => block_on(Box::pin(plan::run(args)))?,
+        Role::Probe(args) => block_on(Box::pin(probe::run(args)))?,
         Role::Compute(args) => {
             let role = compute_role::run(*args, terminal.clone(), correlation.clone());
             block_on(Box::pin(role))?

@@ -24,6 +24,7 @@ mod reload;
 pub mod restart_budget;
 mod running;
 mod server_version;
+mod shards;
 pub mod signals;
 mod startup;
 pub mod state;

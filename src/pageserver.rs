@@ -21,6 +21,8 @@ mod locate;
 mod misrouted;
 mod probe;
 mod refusal;
+pub mod relocation;
+pub mod shard_probe;
 mod transport;
 mod unpack;
 
@@ -35,8 +37,9 @@ pub use grpc::Failure as GrpcFailure;
 pub use lease::{Lease, LeaseRequest, lease_lsn};
 pub use locate::locate;
 pub use misrouted::scrape_misrouted;
-pub use probe::{ProbeOutcome, ProbeRequest, probe};
+pub use probe::{ProbeRequest, ShardsRequest, probe, probe_shards};
 pub use refusal::Refusal;
+pub use shard_probe::{ProbeOutcome, ShardProbe};
 pub use transport::{Connected, connect};
 
 use crate::error::{Category, Retry};

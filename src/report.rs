@@ -22,6 +22,6 @@ pub mod write_policy;
 
 pub use snapshot::{
     CatalogFacts, ConfigFacts, DiskFacts, Downtime, Event, EventKind, LsnFacts, MonitorFacts,
-    NeonCounters, PagestreamFacts, Phase, PhaseDurations, PostgresFacts, PostgresPhase, Progress,
-    RelayFacts, Sessions, Snapshot, SpecFacts, StepFacts, StorageFault, StorageWaits,
+    NeonCounters, PagestreamFacts, Phase, PhaseDurations, PostgresFacts, PostgresPhase, ProbeFacts,
+    Progress, RelayFacts, Sessions, Snapshot, SpecFacts, StepFacts, StorageFault, StorageWaits,
 };

@@ -78,6 +78,8 @@ const PURE: &[&str] = &[
     "pageserver/archive.rs",
     "pageserver/archive",
     "pageserver/refusal.rs",
+    "pageserver/relocation.rs",
+    "pageserver/shard_probe.rs",
     "process/log_joiner.rs",
     "process/log_origin.rs",
     "telemetry/redact.rs",

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::id::{TenantId, TimelineId};
+use crate::lsn::Lsn;
+
 /// Turns a ComputeSpec into a running, stateless Postgres on Neon storage, and keeps
 /// it running.
 #[derive(Debug, Parser)]
@@ -81,6 +84,13 @@ pub enum Role {
     Validate(ValidateArgs),
     /// Show what applying a spec would do, without doing it
     Plan(PlanArgs),
+    /// Ask each shard's pageserver whether it serves the shard
+    ///
+    /// Of the tenant that FILE, a resource, or --connstr, --tenant and --timeline name. The
+    /// probe is one cheap request of the pagestream, which waits for no WAL. The storage token is
+    /// the spec's, or that of the environment variable NEON_AUTH_TOKEN. Ends with 0 if every shard
+    /// is served, 69 if one is not, 77 if the token was refused.
+    Probe(ProbeArgs),
     /// Print the CustomResourceDefinition of ComputeSpec, or apply it to a cluster
     Crd(CrdArgs),
 }
@@ -286,6 +296,14 @@ pub struct ComputeArgs {
         help_heading = "Limits"
     )]
     pub pg_init_timeout: u64,
+    /// Seconds between two probes of each shard's pageserver; 0: only at a start and after changes
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 5,
+        help_heading = "Limits"
+    )]
+    pub probe_interval: u64,
     /// Seconds that a failed start keeps answering status
     #[arg(
         long,
@@ -475,6 +493,50 @@ pub struct PlanArgs {
     /// Directory of Secrets, NAME/KEY
     #[arg(long, value_name = "DIR")]
     pub secrets_dir: Option<PathBuf>,
+}
+
+/// Arguments of `glowplug probe`.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["file", "resource", "connstr"]))]
+pub struct ProbeArgs {
+    /// A ComputeSpec in YAML, or Neon's JSON; - for standard input
+    pub file: Option<PathBuf>,
+    /// The spec of this ComputeSpec resource
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub resource: Option<String>,
+    /// Where the shards are, in order, separated by commas
+    #[arg(long, value_name = "URL[,URL…]", requires_all = ["tenant", "timeline"])]
+    pub connstr: Option<String>,
+    /// The tenant, with --connstr
+    #[arg(long, value_name = "ID", requires = "connstr")]
+    pub tenant: Option<TenantId>,
+    /// Its timeline, with --connstr
+    #[arg(long, value_name = "ID", requires = "connstr")]
+    pub timeline: Option<TimelineId>,
+    /// Pages in a stripe, for --connstr with more than one shard
+    #[arg(long, value_name = "PAGES", requires = "connstr")]
+    pub stripe_size: Option<u32>,
+    /// The LSN that must be readable [default: that of a Static spec, else the latest]
+    #[arg(long, value_name = "LSN")]
+    pub lsn: Option<Lsn>,
+    /// Seconds that each pageserver may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 3)]
+    pub timeout: u64,
+    /// Form of the answer
+    #[arg(short = 'o', long, value_name = "FORMAT", default_value = "table")]
+    pub output: ProbeOutput,
+    /// Directory of Secrets, NAME/KEY
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
+}
+
+/// Form of what `glowplug probe` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProbeOutput {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
 }
 
 #[cfg(feature = "storage")]

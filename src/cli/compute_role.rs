@@ -163,6 +163,8 @@ fn config(args: &ComputeArgs, compute_id: String) -> anyhow::Result<ComputeConfi
         limits: Limits {
             storage_wait: Duration::from_secs(args.storage_wait),
             postgres_ready: Duration::from_secs(args.pg_init_timeout),
+            probe_interval: (args.probe_interval > 0)
+                .then(|| Duration::from_secs(args.probe_interval)),
             failed_linger: Some(Duration::from_secs(args.failed_linger)),
             // A mended file starts a new process all the same; a mended object is seen here.
             invalid_spec_linger: match args.resource.as_ref().or(args.config_map.as_ref()) {

@@ -7,9 +7,18 @@ use anyhow::Context as _;
 
 use super::args::ValidateArgs;
 use crate::compute::ending::Ending;
+use crate::secret::Secret;
 use crate::source;
 use crate::spec::document::{self, Document};
 use crate::spec::{Errors, SecretError, Secrets, crd_yaml, report_errors};
+
+/// Stands for a Secret of which it is not known whether it exists.
+const NOT_LOOKED_UP: &str = "(not looked up)";
+
+/// Whether [`read`] knew the Secret.
+pub(super) fn was_looked_up(secret: &Secret) -> bool {
+    secret.reveal() != NOT_LOOKED_UP
+}
 
 /// Prints the CustomResourceDefinition.
 pub(super) fn print_crd() -> anyhow::Result<Ending> {
@@ -54,7 +63,7 @@ pub(super) fn read(
     let from_directory = |name: &str, key: &str| source::secret_in(secrets_dir, name, key);
     // Without a directory it is not known whether a Secret exists: that is not the
     // document's fault.
-    let unknown = |_: &str, _: &str| Ok::<_, SecretError>(crate::secret::Secret::new("unknown"));
+    let unknown = |_: &str, _: &str| Ok::<_, SecretError>(Secret::new(NOT_LOOKED_UP));
     let secrets: &Secrets<'_> = if secrets_dir.is_some() {
         &from_directory
     } else {

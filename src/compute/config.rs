@@ -67,6 +67,9 @@ pub struct Limits {
     pub misrouted_scrape: Duration,
     /// When pagestream errors are a fault.
     pub pagestream: Rule,
+    /// How often each shard's pageserver is asked whether it serves. `None`: at a start and
+    /// after changes alone.
+    pub probe_interval: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -83,6 +86,7 @@ impl Default for Limits {
             stop: StopBudget::default(),
             misrouted_scrape: Duration::from_secs(15),
             pagestream: Rule::default(),
+            probe_interval: Some(Duration::from_secs(5)),
         }
     }
 }

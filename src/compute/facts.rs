@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use crate::lsn::Lsn;
 use crate::report::{
-    DiskFacts, MonitorFacts, Phase, PhaseDurations, PostgresPhase, Progress, RelayFacts, Sessions,
-    Snapshot, StepFacts, StorageWaits,
+    DiskFacts, MonitorFacts, Phase, PhaseDurations, PostgresPhase, ProbeFacts, Progress,
+    RelayFacts, Sessions, Snapshot, StepFacts, StorageWaits,
 };
 use crate::spec::change;
 
@@ -59,6 +59,8 @@ pub enum Fact {
     StatementTimeouts(u64),
     /// The pageservers' counters of misrouted requests.
     Misrouted(Vec<Scraped>),
+    /// What the shards' pageservers answered.
+    Probed(ProbeFacts),
     /// The monitor looked at postgres.
     Seen(Box<Seen>),
     /// Postgres does not answer the monitor.
@@ -171,6 +173,13 @@ pub fn apply(snapshot: &mut Snapshot, fact: Fact) {
         // Only counted.
         Fact::StatementTimeouts(_) => {}
         Fact::Unanswered { last_up } => unanswered(snapshot, last_up),
+        Fact::Probed(probed) => {
+            // An answer from where a shard was before it moved says nothing any more.
+            let spec = snapshot.spec.as_ref();
+            if spec.is_some_and(|facts| facts.spec.pageservers == probed.asked) {
+                snapshot.pagestream.probed = Some(probed);
+            }
+        }
     }
 }
 
@@ -210,6 +219,7 @@ fn begin(snapshot: &mut Snapshot) {
     snapshot.configuration = crate::report::ConfigFacts::default();
     snapshot.catalog = crate::report::CatalogFacts::default();
     snapshot.relay = None;
+    snapshot.pagestream.probed = None;
     snapshot.progress = None;
     snapshot.postgres.pid = None;
     if snapshot.postgres.phase != PostgresPhase::CrashLooping {

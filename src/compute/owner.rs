@@ -7,6 +7,7 @@
 
 mod jobs;
 mod pagestream;
+mod probes;
 mod requests;
 mod revisions;
 mod scrape;
@@ -34,9 +35,11 @@ use super::server_version::ServerVersion;
 use super::state;
 use super::{Inputs, Outputs};
 use crate::api::status::ComputeState;
+use crate::backoff::Backoff;
 use crate::error::chain;
 use crate::process::Spawner;
 use crate::report::{self, EventKind, PostgresPhase, Snapshot, StepFacts};
+use crate::spec::ComputeSpec;
 use crate::spec::revision::Revision;
 use crate::telemetry::traces::Parent;
 use jobs::Job;
@@ -48,6 +51,8 @@ use timers::Timers;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Facts that may wait for the owner. Jobs wait when it is full.
 const FACT_QUEUE: usize = 64;
+/// Between two attempts to find shards that nobody serves: at first, and at most.
+const LOOKUP_PACE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 
 /// The owner's state.
 pub(super) struct Owner {
@@ -59,8 +64,11 @@ pub(super) struct Owner {
     fact_sender: mpsc::Sender<Fact>,
     /// The newest accepted revision that is not in force yet.
     pending: Option<Revision>,
-    /// The revision in force, or being applied.
+    /// The revision in force, or being applied; its shards are where the storage
+    /// controller found them last.
     current: Option<Revision>,
+    /// Its spec as the source has it.
+    specified: Option<Arc<ComputeSpec>>,
     job: Option<Job>,
     running: Option<Running>,
     waiters: Waiters,
@@ -69,8 +77,10 @@ pub(super) struct Owner {
     pagestream: PagestreamHealth,
     /// The trace that the next job is part of.
     trace: Parent,
-    /// Rounds over the pageservers' counters; ended with the owner.
-    scrapes: JoinSet<()>,
+    /// Rounds over the pageservers; ended with the owner.
+    rounds: JoinSet<()>,
+    /// How often to look for shards that are not where they should be.
+    lookups: Backoff,
     /// How the process ends once its state allows it.
     ending: Ending,
     /// Hastens a stop that is under way.
@@ -105,6 +115,7 @@ pub async fn run(
         fact_sender,
         pending: None,
         current: None,
+        specified: None,
         job: None,
         running: None,
         waiters: Waiters::default(),
@@ -112,7 +123,8 @@ pub async fn run(
         timers: Timers::default(),
         pagestream,
         trace,
-        scrapes: JoinSet::new(),
+        rounds: JoinSet::new(),
+        lookups: Backoff::new(LOOKUP_PACE.0, LOOKUP_PACE.1),
         ending: Ending::Stopped,
         escalate: CancellationToken::new(),
         signalled: false,
@@ -172,7 +184,12 @@ impl Owner {
             self.count_misrouted(scraped);
         }
         self.tell_retries(&fact);
+        let is_probe = matches!(fact, Fact::Probed(_));
+        let before = probes::lost(&self.snapshot);
         facts::apply(&mut self.snapshot, fact);
+        if is_probe {
+            self.on_probed(&before);
+        }
     }
 
     /// Tells that a step which talks to storage begins to fail, or does so for another

@@ -20,7 +20,7 @@ use super::postgres::{self, Postgres, PostgresConfig};
 use super::relay_task::RelayTask;
 use super::running::Running;
 use super::server_version::ServerVersion;
-use super::{local, reconfigure};
+use super::{local, reconfigure, shards};
 use crate::access::Access;
 use crate::backoff::Backoff;
 use crate::error::{Category, Retry, chain};
@@ -29,7 +29,7 @@ use crate::pageserver::{self, BackupKind, BasebackupProgress, BasebackupRequest}
 use crate::process::Spawner;
 use crate::report::{Phase, Progress, StepFacts};
 use crate::safekeeper::sync::{SyncConfig, Synced, SyncedHow};
-use crate::spec::{ComputeMode, ComputeSpec, Flavor};
+use crate::spec::{ComputeMode, ComputeSpec, Flavor, ShardMap};
 use crate::{pgdata, safekeeper};
 
 /// Connecting to a pageserver.
@@ -42,6 +42,8 @@ const SYNC_ATTEMPT: (Duration, Duration) = (Duration::from_secs(5), Duration::fr
 /// Everything that a start-up needs.
 pub(super) struct Startup {
     pub(super) config: Arc<ComputeConfig>,
+    /// For the storage controller.
+    pub(super) http: reqwest::Client,
     pub(super) spec: Arc<ComputeSpec>,
     pub(super) access: Access,
     pub(super) spawner: Spawner,
@@ -138,7 +140,7 @@ fn has_log_prefix(spec: &ComputeSpec) -> bool {
 impl Startup {
     /// Runs the pipeline. When it fails or is cancelled, a postgres that it started has
     /// been stopped, and PGDATA is marked as half made.
-    pub(super) async fn run(self) -> Result<Running, Error> {
+    pub(super) async fn run(mut self) -> Result<Running, Error> {
         let began = Instant::now();
         self.tell(Fact::StartupBegan).await;
         let version = self.version.of(&self.spec).await?;
@@ -149,9 +151,15 @@ impl Startup {
             self.recreate_pgdata(),
         )?;
         self.tell(Fact::Safekeepers(position.synced.clone())).await;
-        self.fetch_basebackup(position.lsn, connected)
+        let shards = self
+            .fetch_basebackup(position.lsn, connected)
             .instrument(info_span!("basebackup"))
             .await?;
+        if shards != self.spec.pageservers {
+            let mut spec = (*self.spec).clone();
+            spec.pageservers = shards;
+            self.spec = Arc::new(spec);
+        }
         let start = self
             .configure(position.lsn)
             .instrument(info_span!("configure"))
@@ -287,26 +295,28 @@ impl Startup {
         )
     }
 
+    /// Fetches it from where the spec says that shard 0 is, or where the storage controller
+    /// says once that has failed. Returns where the shards are.
     async fn fetch_basebackup(
         &self,
         lsn: Option<Lsn>,
         mut connected: Option<pageserver::Connected>,
-    ) -> Result<(), Error> {
+    ) -> Result<ShardMap, Error> {
         let began = Instant::now();
+        let mut shards = self.spec.pageservers.clone();
         let mut attempts = self.attempts("basebackup", Fact::Basebackup).await;
         let stats = loop {
             if attempts.made() > 0 {
                 self.recreate_pgdata().await?;
             }
-            let location = self
-                .spec
-                .pageservers
-                .shards
-                .first()
-                .ok_or(Error::NoPageserver)?;
+            let location = shards.shards.first().ok_or(Error::NoPageserver)?;
             match self.fetch_once(location, lsn, connected.take()).await {
                 Ok(stats) => break stats,
                 Err(error) => attempts.failed(error).await?,
+            }
+            match shards::locate(&self.http, &self.spec, &self.access).await {
+                Ok(located) => shards = located.unwrap_or(shards),
+                Err(error) => warn!("{}", chain(&error)),
             }
         };
         self.done(Phase::Basebackup, began).await;
@@ -318,7 +328,7 @@ impl Startup {
         .await;
         self.tell(Fact::Basebackup(StepFacts::Done("Fetched")))
             .await;
-        Ok(())
+        Ok(shards)
     }
 
     fn basebackup_request<'a>(

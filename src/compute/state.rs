@@ -7,6 +7,7 @@
 //!   out of, and a compute without a spec terminates too.
 //! * A refresh request is remembered in every state in which postgres can run; one
 //!   that comes while another is under way joins it.
+//! * A refresh that learns nothing is tried again; postgres goes on meanwhile.
 //! * `Failed` accepts a new spec and a refresh, and reaches `Running` only through a
 //!   start-up or a configuration that succeeded.
 //! * A changed spec that cannot be applied leaves the last good one in force and the
@@ -167,7 +168,7 @@ pub const TRANSITIONS: &[(ComputeState, Event, ComputeState)] = &[
     (Configuration, Event::TerminateFast, TerminationPendingFast),
     (Configuration, Event::TerminateImmediate, TerminationPendingImmediate),
 
-    (RefreshConfigurationPending, Event::SpecAccepted, RefreshConfigurationPending),
+    (RefreshConfigurationPending, Event::SpecAccepted, ConfigurationPending),
     (RefreshConfigurationPending, Event::RefreshRequested, RefreshConfigurationPending),
     (RefreshConfigurationPending, Event::RefreshBegan, RefreshConfiguration),
     (RefreshConfigurationPending, Event::StartupBegan, Init),
@@ -180,7 +181,7 @@ pub const TRANSITIONS: &[(ComputeState, Event, ComputeState)] = &[
     (RefreshConfiguration, Event::SpecAccepted, RefreshConfiguration),
     (RefreshConfiguration, Event::RefreshRequested, RefreshConfiguration),
     (RefreshConfiguration, Event::RefreshSucceeded, Running),
-    (RefreshConfiguration, Event::RefreshFailed, Failed),
+    (RefreshConfiguration, Event::RefreshFailed, RefreshConfigurationPending),
     (RefreshConfiguration, Event::PostgresExited, Init),
     (RefreshConfiguration, Event::Fenced, Failed),
     (RefreshConfiguration, Event::JobLost, Running),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use url::Url;
+
 use super::Error;
 use crate::access::Access;
 use crate::pgwire::ConnectConfig;
@@ -53,6 +55,24 @@ fn parse(
     Ok(config
         .parameter("application_name", APPLICATION_NAME)
         .parameter("options", format!("-c neon.compute_mode={}", word(mode))))
+}
+
+/// `host:port` of the page service of a shard, for people.
+pub(super) fn peer(location: &ShardLocation) -> String {
+    let known = libpq_peer(location).or_else(|| grpc_peer(location));
+    known.unwrap_or_else(|| "an unknown address".to_owned())
+}
+
+/// `host:port` of the page service on the PostgreSQL protocol, if there is one.
+pub(super) fn libpq_peer(location: &ShardLocation) -> Option<String> {
+    let config = ConnectConfig::parse(location.libpq.as_deref()?, DEFAULT_PORT).ok()?;
+    Some(config.peer())
+}
+
+/// `host:port` of the page service on gRPC, if there is one.
+pub(super) fn grpc_peer(location: &ShardLocation) -> Option<String> {
+    let url = Url::parse(location.grpc.as_deref()?).ok()?;
+    Some(format!("{}:{}", url.host()?, url.port()?))
 }
 
 /// A mode as Neon's postgres and storage spell it.

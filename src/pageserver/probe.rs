@@ -4,15 +4,17 @@
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use futures::StreamExt as _;
 
+use super::shard_probe::{ProbeOutcome, ShardProbe, Unanswered};
 use super::{Error, Refusal, address, transport};
 use crate::access::Access;
-use crate::error::truncate;
+use crate::error::{Category as _, chain, truncate};
 use crate::id::{ShardIndex, TenantId, TimelineId};
 use crate::lsn::Lsn;
-use crate::pgwire::{self, Connection, CopyBoth, ServerError};
+use crate::pgwire::{self, ConnectConfig, Connection, CopyBoth, ServerError};
 use crate::secret::Secret;
-use crate::spec::{ComputeMode, ShardLocation};
+use crate::spec::{ComputeMode, ShardLocation, ShardMap};
 use crate::wire::pagestream::{
     Answer, DEFAULT_TABLESPACE, Header, LATEST, Query, RelTag, Request, Response, Version,
 };
@@ -29,6 +31,12 @@ const VERSION: Version = Version::V3;
 /// Stripes that are tried for a page of the shard. Each misses a shard of `n` with
 /// probability 1 - 1/n, so that even for 255 shards all miss once in 10^110 cases.
 const STRIPES: u32 = 1 << 16;
+/// Shards that are asked at once.
+const AT_ONCE: usize = 16;
+/// An error's beginning is enough for a condition.
+const SHOWN: usize = 512;
+/// What probes call themselves.
+const APPLICATION_NAME: &str = "glowplug_probe";
 
 /// What to ask, and whom.
 #[derive(Debug, Clone)]
@@ -41,36 +49,34 @@ pub struct ProbeRequest<'a> {
     pub location: &'a ShardLocation,
     /// Pages in a stripe of the tenant.
     pub stripe_size: Option<u32>,
+    /// The LSN that must be readable; `None` for the latest, whatever that is there.
+    pub lsn: Option<Lsn>,
     /// The storage's token.
     pub access: &'a Access,
     /// Limit for everything together.
     pub deadline: Duration,
 }
 
-/// What a pageserver that answered said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProbeOutcome {
-    /// It serves the shard.
-    Serving {
-        /// From connecting to the answer.
-        latency: Duration,
-    },
-    /// It does not have the shard, or not the timeline: look for the shard elsewhere.
-    Misrouted,
-    /// It has the tenant's shard, but not the timeline.
-    TimelineNotFound,
-    /// It is shutting down.
-    GoingAway,
-    /// It is the right one, but cannot answer.
-    Failing {
-        /// What it said.
-        message: String,
-    },
+/// What to ask of all shards of a tenant.
+#[derive(Debug, Clone)]
+pub struct ShardsRequest<'a> {
+    /// The tenant.
+    pub tenant_id: TenantId,
+    /// Its timeline.
+    pub timeline_id: TimelineId,
+    /// Where its shards should be.
+    pub shards: &'a ShardMap,
+    /// The LSN that must be readable; `None` for the latest.
+    pub lsn: Option<Lsn>,
+    /// The storage's token.
+    pub access: &'a Access,
+    /// Limit for each shard.
+    pub deadline: Duration,
 }
 
 /// Asks a pageserver for something cheap of the shard: whether `pg_class` exists for
-/// shard 0, a page for any other. A wrong pageserver counts it as misrouted, like a
-/// request of postgres.
+/// shard 0, a page for any other. It waits for no WAL, and the compute's own counters
+/// do not see it. A wrong pageserver counts it as misrouted, like a request of postgres.
 ///
 /// # Errors
 ///
@@ -86,14 +92,18 @@ async fn probe_with(
     request: &ProbeRequest<'_>,
     token: Option<Secret>,
 ) -> Result<ProbeOutcome, Error> {
-    let config = address::page_service(
+    let mode = request
+        .lsn
+        .map_or(ComputeMode::Primary, ComputeMode::Static);
+    let mut config = address::page_service(
         request.location,
-        ComputeMode::Primary,
+        mode,
         request.access,
         token,
         request.deadline,
     )
     .await?;
+    name_probe(&mut config);
     let peer = config.peer();
     let started = Instant::now();
     let failed = |problem: &str, source| Error::Pagestream {
@@ -132,6 +142,57 @@ async fn probe_with(
     }
 }
 
+/// Lets the pageserver's log tell a probe from a backend.
+fn name_probe(config: &mut ConnectConfig) {
+    let named = config
+        .parameters
+        .iter_mut()
+        .find(|(name, _)| name == "application_name");
+    if let Some((_, value)) = named {
+        APPLICATION_NAME.clone_into(value);
+    }
+}
+
+/// Asks all shards of a tenant at once, as [`probe`] does, and says what each answered,
+/// in order. Shards without a libpq address are left out: postgres could not read
+/// them either.
+pub async fn probe_shards(request: &ShardsRequest<'_>) -> Vec<ShardProbe> {
+    let mut probes = Vec::new();
+    for location in &request.shards.shards {
+        if location.libpq.is_some() {
+            probes.push(probe_shard(request, location));
+        }
+    }
+    futures::stream::iter(probes)
+        .buffered(AT_ONCE)
+        .collect()
+        .await
+}
+
+async fn probe_shard(request: &ShardsRequest<'_>, location: &ShardLocation) -> ShardProbe {
+    let probe_request = ProbeRequest {
+        tenant_id: request.tenant_id,
+        timeline_id: request.timeline_id,
+        location,
+        stripe_size: request.shards.stripe_size,
+        lsn: request.lsn,
+        access: request.access,
+        deadline: request.deadline,
+    };
+    let started = Instant::now();
+    let answer = probe(&probe_request).await.map_err(|error| Unanswered {
+        category: error.category(),
+        text: truncate(&chain(&error), SHOWN),
+    });
+    ShardProbe {
+        shard: location.index,
+        node_id: location.node_id,
+        pageserver: address::peer(location),
+        took: started.elapsed(),
+        answer,
+    }
+}
+
 /// Why there is no answer.
 enum Asking {
     Refused(Box<ServerError>),
@@ -158,7 +219,7 @@ async fn ask(connection: Connection, request: &ProbeRequest<'_>) -> Result<Optio
     let question = Request {
         header: Header {
             request_id: 1,
-            request_lsn: LATEST,
+            request_lsn: request.lsn.unwrap_or(LATEST),
             not_modified_since: NO_WAIT,
         },
         query: cheap_query(request.location.index, request.stripe_size),
@@ -193,11 +254,14 @@ fn cheap_query(shard: ShardIndex, stripe_size: Option<u32>) -> Query {
 }
 
 fn outcome(answer: Answer, latency: Duration) -> ProbeOutcome {
-    /// An error's beginning is enough for a condition.
-    const SHOWN: usize = 512;
     match answer {
         Answer::Error(message) if message.starts_with("Not found: Timeline") => {
             ProbeOutcome::TimelineNotFound
+        }
+        Answer::Error(message) if message.contains("garbage collected") => {
+            ProbeOutcome::LsnCollected {
+                message: truncate(&message, SHOWN),
+            }
         }
         Answer::Error(message) => ProbeOutcome::Failing {
             message: truncate(&message, SHOWN),

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::{PostgresPhase, Snapshot, StepFacts, StorageFault};
 use crate::api::status::{ComputeState, Condition, ConditionStatus};
 use crate::error::truncate;
+use crate::pageserver::shard_probe;
 use crate::spec::ComputeMode;
 
 /// Longest condition message that the API server accepts, in bytes here so that it
@@ -215,6 +216,7 @@ fn storage_reachable(snapshot: &Snapshot) -> Verdict {
             None if snapshot.state == ComputeState::RefreshConfiguration => {
                 (Unknown, "Refreshing", String::new())
             }
+            None if snapshot.pagestream.probed.is_none() => (Unknown, "Probing", String::new()),
             None => (True, "AsExpected", String::new()),
         },
     };
@@ -224,7 +226,7 @@ fn storage_reachable(snapshot: &Snapshot) -> Verdict {
 /// What keeps a postgres that serves from storage.
 fn serving_fault(snapshot: &Snapshot) -> Option<StorageFault> {
     relay_fault(snapshot)
-        .or_else(|| snapshot.pagestream.probe.clone())
+        .or_else(|| probe_fault(snapshot))
         .or_else(|| stuck_requests(snapshot))
         .or_else(|| snapshot.pagestream.errors.clone())
 }
@@ -238,6 +240,16 @@ fn relay_fault(snapshot: &Snapshot) -> Option<StorageFault> {
     (primary && relay.phase != "Streaming").then(|| StorageFault {
         reason: "SafekeepersUnreachable",
         message: format!("the WAL relay is {}", relay.phase),
+    })
+}
+
+/// Shards that are not served where they should be.
+fn probe_fault(snapshot: &Snapshot) -> Option<StorageFault> {
+    let probed = snapshot.pagestream.probed.as_ref()?;
+    let lost = probed.shards.iter().find(|shard| !shard.is_serving())?;
+    Some(StorageFault {
+        reason: lost.reason(),
+        message: shard_probe::report(&probed.shards),
     })
 }
 
@@ -256,7 +268,13 @@ fn stuck_requests(snapshot: &Snapshot) -> Option<StorageFault> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::ProbeFacts;
     use super::*;
+    use crate::id::ShardIndex;
+    use crate::pageserver::{ProbeOutcome, ShardProbe};
+    use crate::spec::ShardMap;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -327,13 +345,45 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(reachable(&snapshot).1, "StuckRequests");
-        snapshot.pagestream.probe = fault("Misrouted");
+        snapshot.pagestream.probed = Some(probed(ProbeOutcome::Misrouted));
         assert_eq!(reachable(&snapshot).1, "Misrouted");
         snapshot.pagestream = crate::report::PagestreamFacts::default();
         snapshot.monitor.waits.neon = None;
+        assert_eq!(reachable(&snapshot).1, "Probing");
+        let latency = Duration::ZERO;
+        snapshot.pagestream.probed = Some(probed(ProbeOutcome::Serving { latency }));
         assert_eq!(
             reachable(&snapshot),
             (ConditionStatus::True, "AsExpected".into())
+        );
+    }
+
+    /// One shard, as it answered.
+    fn probed(answer: ProbeOutcome) -> ProbeFacts {
+        let probe = ShardProbe {
+            shard: ShardIndex::UNSHARDED,
+            node_id: None,
+            pageserver: "ps-0:6400".to_owned(),
+            took: Duration::ZERO,
+            answer: Ok(answer),
+        };
+        ProbeFacts {
+            at: at(0),
+            asked: ShardMap::default(),
+            shards: vec![probe],
+        }
+    }
+
+    #[test]
+    fn a_shard_that_is_not_served_is_named() {
+        let mut snapshot = Snapshot::new("c", at(0));
+        snapshot.postgres.phase = PostgresPhase::Accepting;
+        snapshot.pagestream.probed = Some(probed(ProbeOutcome::Misrouted));
+        let all = conditions(&snapshot, &[], at(1));
+        let message = &find(&all, "StorageReachable").message;
+        assert!(
+            message.starts_with("shard 0000 at ps-0:6400: "),
+            "{message}"
         );
     }
 

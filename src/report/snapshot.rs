@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use crate::api::status::ComputeState;
 use crate::id::{TenantId, TimelineId};
 use crate::lsn::Lsn;
-use crate::spec::ComputeSpec;
+use crate::pageserver::ShardProbe;
 use crate::spec::revision::Rejection;
+use crate::spec::{ComputeSpec, ShardMap};
 
 /// What is true of a compute now. Cheap to clone; holds no secret but inside the
 /// spec, whose secrets cannot be printed.
@@ -277,8 +278,8 @@ pub struct PagestreamFacts {
     pub misrouted_requests: Option<u64>,
     /// Why a pageserver's metrics could not be read.
     pub scrape_error: Option<String>,
-    /// What a probe of the pageservers found, if it is a fault.
-    pub probe: Option<StorageFault>,
+    /// What the shards' pageservers answered when they were asked last.
+    pub probed: Option<ProbeFacts>,
     /// Counters that keep rising, if they do.
     pub errors: Option<StorageFault>,
 }
@@ -290,6 +291,17 @@ pub struct StorageFault {
     pub reason: &'static str,
     /// For people: which shard, which pageserver, since when.
     pub message: String,
+}
+
+/// What the shards' pageservers answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeFacts {
+    /// When.
+    pub at: Timestamp,
+    /// Where the shards were thought to be.
+    pub asked: ShardMap,
+    /// Shard by shard.
+    pub shards: Vec<ShardProbe>,
 }
 
 /// Positions in the log.

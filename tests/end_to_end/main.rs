@@ -24,6 +24,8 @@ mod lifecycle;
 mod logs;
 #[path = "../loopback/mod.rs"]
 mod loopback;
+mod moved;
+mod neon_stand_in;
 #[path = "../postgres/programs.rs"]
 mod programs;
 mod stage;

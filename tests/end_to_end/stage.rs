@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use glowplug::id::{TenantId, TimelineId};
 use glowplug::process::{Child, Command, Exit, RunAs, Signal, Spawner};
 use glowplug::secret::Secret;
+use glowplug::spec::ShardMap;
 use glowplug::storage::{self, Storage, StorageConfig, StorageOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -39,6 +40,8 @@ pub(crate) struct Stage {
 /// What the storage of a stage is like.
 pub(crate) struct StageOptions {
     pub(crate) safekeepers: usize,
+    /// Of the tenant; 0 for an unsharded one.
+    pub(crate) shards: u8,
     pub(crate) token: Option<String>,
     pub(crate) storage: StorageOptions,
 }
@@ -47,6 +50,7 @@ impl Default for StageOptions {
     fn default() -> Self {
         Self {
             safekeepers: 3,
+            shards: 0,
             token: None,
             storage: StorageOptions::default(),
         }
@@ -72,6 +76,21 @@ impl Stage {
         Self::set_as(programs::newest(), options).await
     }
 
+    /// With several pageservers. The tenant of so many shards (0: unsharded) is on the
+    /// first.
+    pub(crate) async fn sharded(pageservers: usize, shards: u8) -> Self {
+        let storage = StorageOptions {
+            pageservers,
+            ..StorageOptions::default()
+        };
+        let options = StageOptions {
+            shards,
+            storage,
+            ..StageOptions::default()
+        };
+        Self::set_as(programs::newest(), options).await
+    }
+
     /// With another storage than most tests need.
     pub(crate) async fn set_as(bin_dir: PathBuf, options: StageOptions) -> Self {
         let directory = TempDir::with_prefix("glowplug-e2e").unwrap();
@@ -91,6 +110,7 @@ impl Stage {
         let storage = Box::pin(started).await.unwrap();
         let (tenant, timeline): (TenantId, TimelineId) =
             (TENANT.parse().unwrap(), TIMELINE.parse().unwrap());
+        storage.create_tenant(tenant, options.shards).await.unwrap();
         storage.create_timeline(tenant, timeline).await.unwrap();
         Self {
             directory,
@@ -103,8 +123,9 @@ impl Stage {
 
     /// A spec for this storage, with one role and its database.
     pub(crate) fn spec(&self, port: u16) -> Value {
-        let shards = self.storage.shard_map().shards;
-        let shards: Vec<_> = shards
+        let map = self.shard_map();
+        let shards: Vec<_> = map
+            .shards
             .iter()
             .map(|shard| {
                 json!({
@@ -126,13 +147,23 @@ impl Stage {
                 "postgres": {"flavor": "Vanilla", "port": port},
                 "storage": {
                     "safekeepers": {"endpoints": self.storage.safekeeper_endpoints()},
-                    "pageservers": {"shards": shards},
+                    "pageservers": {"shards": shards, "stripeSize": map.stripe_size},
                     "storageController": {"url": self.storage.controller_url()},
                 },
                 "roles": [{"name": "app"}],
                 "databases": [{"name": "shop", "owner": "app"}],
             },
         })
+    }
+
+    /// Where the tenant's shards are now.
+    pub(crate) fn shard_map(&self) -> ShardMap {
+        self.storage.shard_map_of(TENANT.parse().unwrap()).unwrap()
+    }
+
+    /// The machine's user for postgres, if that is not this one.
+    pub(crate) fn run_as(&self) -> Option<&RunAs> {
+        self.run_as.as_ref()
     }
 
     /// A compute that is not started yet.
@@ -152,6 +183,7 @@ impl Stage {
             port: 0,
             address: own_address(),
             arguments: Vec::new(),
+            postgres: self.bin_dir.join("postgres"),
             kubeconfig: None,
             wrapper: Vec::new(),
             log_format: "text",
@@ -190,6 +222,8 @@ pub(crate) struct Compute<'a> {
     pub(crate) log_level: &'static str,
     /// Variables beyond those of the test's own process.
     pub(crate) environment: Vec<(&'static str, String)>,
+    /// The program that it runs.
+    pub(crate) postgres: PathBuf,
     /// Arguments beyond those that every test needs.
     pub(crate) arguments: Vec<String>,
     child: Option<Child>,
@@ -239,10 +273,8 @@ impl Compute<'_> {
             .args(["--pgdata".to_owned(), path("pgdata")])
             .args(["--socket-dir".to_owned(), path("s")])
             .args(["--status-file".to_owned(), path("status.yaml")])
-            .args([
-                "--pgbin".to_owned(),
-                self.stage.bin_dir.join("postgres").display().to_string(),
-            ])
+            .arg("--pgbin")
+            .arg(&self.postgres)
             .args(&self.arguments)
             .lines();
         let command = match &self.kubeconfig {
@@ -272,6 +304,7 @@ impl Compute<'_> {
         fs::read_to_string(self.home.join("status.yaml")).unwrap_or_default()
     }
 
+    /// All that it has logged.
     pub(crate) fn whole_log(&self) -> String {
         fs::read_to_string(self.home.join("log")).unwrap_or_default()
     }

@@ -22,6 +22,7 @@ async fn probed(script: Vec<Act>, deadline: Duration) -> Result<ProbeOutcome, Er
         timeline_id: TimelineId([0xB1; 16]),
         location: &location,
         stripe_size: None,
+        lsn: None,
         access: &Access::default(),
         deadline,
     })

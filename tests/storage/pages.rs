@@ -21,6 +21,7 @@ async fn outcome(node: &Node) -> ProbeOutcome {
         timeline_id: TIMELINE,
         location: &location,
         stripe_size: None,
+        lsn: None,
         access: &ACCESS,
         deadline: LIMIT,
     };

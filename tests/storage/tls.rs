@@ -119,6 +119,7 @@ async fn use_storage(bench: &Bench, storage: &Storage, access: &Access) -> Resul
         timeline_id: TIMELINE,
         location,
         stripe_size: None,
+        lsn: None,
         access,
         deadline: LIMIT,
     };

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use k8s_openapi::api::core::v1::ObjectReference;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cli::args::ComputeArgs;
+use crate::cli::split_name;
 use crate::compute::LookAgain;
 use crate::compute::launch::Launched;
 use crate::report::config_map::ConfigMapSink;
@@ -250,13 +251,6 @@ impl Place {
         }
         Ok(())
     }
-}
-
-fn split_name(text: &str) -> anyhow::Result<(String, String)> {
-    let (namespace, name) = text
-        .split_once('/')
-        .with_context(|| format!("'{text}' is not NAMESPACE/NAME"))?;
-    Ok((namespace.to_owned(), name.to_owned()))
 }
 
 fn pod_name() -> Option<String> {

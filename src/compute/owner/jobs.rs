@@ -13,6 +13,7 @@ use super::timers::Timers;
 use crate::api::status::ComputeState;
 use crate::backoff::Backoff;
 use crate::compute::error::Error;
+use crate::compute::facts::Fact;
 use crate::compute::local;
 use crate::compute::measure;
 use crate::compute::monitor::{Monitor, MonitorConfig};
@@ -24,7 +25,9 @@ use crate::compute::startup::Startup;
 use crate::compute::state::Event;
 use crate::compute::stop::{self, StopJob, Stopped};
 use crate::error::{Category as _, chain};
+use crate::pageserver::relocation;
 use crate::report::{EventKind, PostgresPhase, StepFacts};
+use crate::spec::ShardMap;
 
 /// The first wait before a part of the catalog that failed is tried again, and the longest.
 const CATALOG_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
@@ -101,6 +104,12 @@ impl Owner {
         match self.snapshot.state {
             ComputeState::ConfigurationPending if self.running.is_some() => self.reconfigure(),
             ComputeState::ConfigurationPending => self.start(),
+            // A new spec says where storage is, too.
+            ComputeState::RefreshConfigurationPending if self.pending.is_some() => {
+                self.transition(Event::SpecAccepted);
+                self.next_job();
+            }
+            ComputeState::RefreshConfigurationPending if self.timers.refresh.is_some() => {}
             ComputeState::RefreshConfigurationPending if self.running.is_some() => self.refresh(),
             ComputeState::RefreshConfigurationPending => self.start(),
             ComputeState::Init if self.timers.restart.is_none() => self.start(),
@@ -122,6 +131,7 @@ impl Owner {
         let cancel = CancellationToken::new();
         let startup = Startup {
             config: self.config.clone(),
+            http: self.outputs.http.clone(),
             spec: current.spec.clone(),
             access: self.outputs.access.clone(),
             spawner: self.spawner.clone(),
@@ -305,11 +315,13 @@ impl Owner {
                     "postgres serves from {} after {took:.0?}",
                     running.start_lsn
                 );
+                self.adopt_shards(running.spec.pageservers.clone());
                 self.running = Some(running);
                 self.transition(Event::StartupSucceeded);
                 self.event(EventKind::Normal, "PostgresStarted", note);
                 self.timers.scrape = Some(Instant::now());
                 self.judge_pagestream();
+                self.timers.probe = Some(Instant::now());
                 self.plan_catalog_retry(matches!(self.snapshot.catalog.step, StepFacts::Done(_)));
                 self.waiters.configured(&self.snapshot);
             }
@@ -349,6 +361,7 @@ impl Owner {
                 }
                 self.transition(Event::ConfigurationSucceeded);
                 self.snapshot.error = None;
+                self.timers.probe = Some(Instant::now());
                 let note = format!(
                     "generation {} is in force; {} catalog statements",
                     self.snapshot.observed_generation.unwrap_or_default(),
@@ -385,26 +398,25 @@ impl Owner {
     fn on_refreshed(&mut self, result: Result<Refreshed, Error>) {
         match result {
             Ok(refreshed) => {
+                self.adopt_shards(refreshed.configured.pageservers.clone());
                 if let Some(running) = &mut self.running {
                     running.configured = refreshed.configured;
                 }
-                if let (Some(shards), Some(current)) = (refreshed.moved, &mut self.current) {
-                    let note = "storage moved: the new locations are in force".to_owned();
-                    let mut spec = (*current.spec).clone();
-                    spec.pageservers = shards;
-                    current.spec = Arc::new(spec);
-                    if let Some(facts) = &mut self.snapshot.spec {
-                        facts.spec = current.spec.clone();
-                    }
-                    self.event(EventKind::Normal, "PageserverChanged", note);
-                }
                 self.transition(Event::RefreshSucceeded);
                 self.snapshot.error = None;
+                // The locations are the newest that anybody knows: no hurry to ask again.
+                let wait = self.lookups.next(rand::random());
+                self.timers.lookup = Some(Instant::now() + wait);
+                if let Some(probed) = refreshed.probed {
+                    self.on_fact(Fact::Probed(probed));
+                }
             }
             Err(error) => {
                 let text = chain(&error);
                 self.event(EventKind::Warning, failure_event(&error), text.clone());
                 self.transition(Event::RefreshFailed);
+                let wait = self.lookups.next(rand::random());
+                self.timers.refresh = Some(Instant::now() + wait);
                 self.snapshot.error = Some(text);
             }
         }
@@ -417,6 +429,26 @@ impl Owner {
             running.configured = done.configured;
         }
         self.plan_catalog_retry(applied);
+    }
+
+    /// Takes over where the storage controller found the shards.
+    fn adopt_shards(&mut self, shards: ShardMap) {
+        let Some(current) = &mut self.current else {
+            return;
+        };
+        if current.spec.pageservers == shards {
+            return;
+        }
+        let moves = relocation::moves(&current.spec.pageservers, &shards);
+        let mut spec = (*current.spec).clone();
+        spec.pageservers = shards;
+        current.spec = Arc::new(spec);
+        if let Some(facts) = &mut self.snapshot.spec {
+            facts.spec = current.spec.clone();
+        }
+        if let Some(moves) = moves {
+            self.event(EventKind::Normal, "PageserverMoved", moves);
+        }
     }
 
     fn plan_catalog_retry(&mut self, applied: bool) {

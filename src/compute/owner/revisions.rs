@@ -1,5 +1,7 @@
 //! What the source says: specs accepted, refused, gone, out of reach.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -10,7 +12,7 @@ use crate::compute::state::Event;
 use crate::error::truncate;
 use crate::report::{EventKind, Phase, SpecFacts};
 use crate::spec::revision::{Rejection, Revision, SourceEvent};
-use crate::spec::{ComputeSpec, change};
+use crate::spec::{ComputeSpec, ShardMap, change};
 
 /// How much of a rejection goes into the log, in bytes.
 const LOGGED: usize = 4096;
@@ -36,8 +38,8 @@ impl Owner {
     }
 
     fn on_accepted(&mut self, revision: Revision) {
-        let known = self.pending.as_ref().or(self.current.as_ref());
-        if known.is_some_and(|known| known.spec == revision.spec) {
+        let pending = self.pending.as_ref().map(|pending| &pending.spec);
+        if pending.or(self.specified.as_ref()) == Some(&revision.spec) {
             // Same content under a new generation: nothing to do but to say so.
             self.observe(revision.generation);
             return;
@@ -124,10 +126,24 @@ impl Owner {
             .map(|errors| errors.to_string())
     }
 
+    /// Where the storage controller found the shards, if the new spec only says again what
+    /// the one before it said.
+    fn still_located(&self, new: &ComputeSpec) -> Option<ShardMap> {
+        let (current, specified) = (self.current.as_ref()?, self.specified.as_ref()?);
+        (specified.pageservers == new.pageservers).then(|| current.spec.pageservers.clone())
+    }
+
     /// Makes the pending revision the current one.
     pub(super) fn take_pending(&mut self) {
-        if let Some(revision) = self.pending.take() {
+        if let Some(mut revision) = self.pending.take() {
             self.waiters.taken();
+            let specified = revision.spec.clone();
+            if let Some(located) = self.still_located(&specified) {
+                let mut spec = (*specified).clone();
+                spec.pageservers = located;
+                revision.spec = Arc::new(spec);
+            }
+            self.specified = Some(specified);
             self.snapshot.spec = Some(SpecFacts {
                 spec: revision.spec.clone(),
                 generation: revision.generation,

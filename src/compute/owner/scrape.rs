@@ -30,9 +30,9 @@ impl Owner {
             return;
         }
         // Rounds that are over hold nothing back.
-        while self.scrapes.try_join_next().is_some() {}
+        while self.rounds.try_join_next().is_some() {}
         let (http, facts) = (self.outputs.http.clone(), self.fact_sender.clone());
-        self.scrapes.spawn(async move {
+        self.rounds.spawn(async move {
             // The owner outlives this task; a closed channel means that the process ends.
             let _ = facts
                 .send(Fact::Misrouted(scrape(&http, addresses).await))

@@ -112,5 +112,13 @@ impl Owner {
         if super::Timers::due(&mut self.timers.pagestream, now) {
             self.judge_pagestream();
         }
+        if super::Timers::due(&mut self.timers.probe, now) {
+            self.probe_shards();
+        }
+        // The next round finds out whether there is anything to look for.
+        super::Timers::due(&mut self.timers.lookup, now);
+        if super::Timers::due(&mut self.timers.refresh, now) {
+            self.next_job();
+        }
     }
 }

@@ -17,6 +17,12 @@ pub(super) struct Timers {
     pub(super) scrape: Option<Instant>,
     /// The rule over the counters of pagestream errors is asked.
     pub(super) pagestream: Option<Instant>,
+    /// The shards' pageservers are asked whether they serve.
+    pub(super) probe: Option<Instant>,
+    /// Until then, shards that are not served are not looked for again.
+    pub(super) lookup: Option<Instant>,
+    /// A refresh that learned nothing is tried again.
+    pub(super) refresh: Option<Instant>,
     /// The process ends.
     pub(super) end: Option<Instant>,
 }
@@ -29,6 +35,9 @@ impl Timers {
             self.catalog_retry,
             self.scrape,
             self.pagestream,
+            self.probe,
+            self.lookup,
+            self.refresh,
             self.end,
         ]
         .into_iter()
