@@ -9,6 +9,7 @@ mod apply_catalog;
 pub mod config;
 pub mod ending;
 pub mod error;
+mod extension_census;
 pub mod facts;
 pub mod launch;
 mod local;

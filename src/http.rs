@@ -70,6 +70,8 @@ pub struct ServersConfig {
     pub parse_spec: ParseSpec,
     /// Whether there is a store of extensions to download from.
     pub remote_extensions: bool,
+    /// Upstream's instance id, in lakebase mode: a label of `pg_cctl_attached`.
+    pub lakebase_instance: Option<String>,
     /// Limits of each server.
     pub limits: Limits,
 }
@@ -148,12 +150,15 @@ pub async fn serve(
     let external = bind("external", config.external).await?;
     let internal = bind("internal", config.internal).await?;
     let probes = bind("probes", config.probes).await?;
-    metrics.register(SnapshotCollector::new(snapshot.clone())?)?;
+    metrics.register(SnapshotCollector::new(
+        snapshot.clone(),
+        config.lakebase_instance,
+    )?)?;
     if !internal.1.ip().is_loopback() {
         tracing::warn!(address = %internal.1,
             "the internal HTTP server asks for no credentials and does not listen on loopback");
     }
-    if matches!(config.authorizer, Authorizer::Insecure) {
+    if config.authorizer.is_insecure() {
         tracing::warn!(address = %external.1,
             "the external HTTP server lets everybody in, as it was told to");
     }

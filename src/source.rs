@@ -18,7 +18,7 @@
 pub mod client;
 pub mod config_map;
 pub mod control_plane;
-mod directory_watch;
+pub(crate) mod directory_watch;
 mod error;
 pub mod file;
 mod intake;

@@ -109,6 +109,9 @@ pub struct ComputeSpecStatus {
     /// Pod that the compute runs in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_name: Option<String>,
+    /// `Disabled` where the external HTTP server lets everybody in (`--insecure-no-auth`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<String>,
     /// `sha256:…` of the spec that is in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub applied_spec_hash: Option<String>,

@@ -268,7 +268,8 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "PORT", hide = true,
         conflicts_with_all = ["external_http_port", "internal_http_port"])]
     pub http_port: Option<u16>,
-    /// Key set (JWKS) that tokens of the external HTTP server are checked with
+    /// Keys (JWKS or PEM) that tokens of the external HTTP server are checked with; read again
+    /// when the file changes. Keys of compute_ctl_config count as well
     #[arg(
         long,
         value_name = "FILE",
@@ -276,8 +277,17 @@ pub struct ComputeArgs {
         help_heading = "HTTP"
     )]
     pub jwks_file: Option<PathBuf>,
-    /// Serve the external API to anyone who reaches it
-    #[arg(long, help_heading = "HTTP")]
+    /// Seconds for which a key that was replaced is still accepted; 0 revokes it at once
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "GLOWPLUG_KEY_OVERLAP",
+        default_value_t = 60,
+        help_heading = "HTTP"
+    )]
+    pub key_overlap: u64,
+    /// Serve the external API to anyone who reaches it; the status shows it
+    #[arg(long, conflicts_with = "jwks_file", help_heading = "HTTP")]
     pub insecure_no_auth: bool,
 
     /// Give up (exit code 69) when storage was unavailable this many seconds during a start
@@ -343,7 +353,8 @@ pub struct ComputeArgs {
     pub pagestream_quiet_after: u64,
 
     /// Base URL of the remote extensions' store
-    #[arg(short = 'r', long, value_name = "URL", help_heading = "Neon")]
+    #[arg(short = 'r', long, alias = "remote-ext-config", value_name = "URL",
+        value_parser = base_url, help_heading = "Neon")]
     pub remote_ext_base_url: Option<String>,
     /// cgroup of postgres, for the VM monitor
     #[arg(
@@ -400,6 +411,16 @@ fn privileged_role(name: &str) -> Result<String, String> {
     } else {
         Err("use only a-z and _".to_owned())
     }
+}
+
+/// Paths are appended to it: it ends with one slash, and has no query.
+fn base_url(text: &str) -> Result<String, String> {
+    let text = format!("{}/", text.trim_end_matches('/'));
+    let url = url::Url::parse(&text).map_err(|error| error.to_string())?;
+    if url.query().is_some() {
+        return Err("parameters detected in remote extensions base URL".to_owned());
+    }
+    Ok(text)
 }
 
 /// Arguments of `glowplug dev`.
@@ -591,10 +612,57 @@ mod tests {
              postgresql://cloud_admin@127.0.0.1:5/postgres --config c.json --pgbin p --compute-id ep \
              --remote-ext-base-url http://x/ --dev --privileged-role-name databricks_superuser",
             "glowplug compute -D d -C postgresql://a@b/c -i x -p http://cp:8081 --lakebase-mode true",
+            "glowplug compute --pgdata /.neon/data/pgdata --connstr=postgresql://cloud_admin:@0.0.0.0:55433/postgres \
+             --compute-id main -p http://neon-controlplane.neon:8081 --pgbin /usr/local/bin/postgres",
+            "glowplug compute -D d -C postgresql://a@b/c -b p -r http://gateway/ext -c f -i x --cgroup g \
+             --filecache-connstr host=localhost --vm-monitor-addr 0.0.0.0:10301 --resize-swap-on-bind \
+             --set-disk-quota-for-fs /var/db --installed-extensions-collection-interval 60 --dev \
+             --pg-init-timeout 60 --external-http-port 1 --internal-http-port 2",
+            "glowplug compute -D d -C postgresql://a@b/c -i x -S spec.json --http-port 3080 --remote-ext-config http://x",
         ];
         for line in lines {
             Cli::try_parse_from(line.split_whitespace()).unwrap();
         }
+    }
+
+    /// The error of a line that is refused.
+    fn refused(line: &str) -> String {
+        let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
+        error.render().to_string()
+    }
+
+    #[test]
+    fn what_is_refused_comes_with_a_hint() {
+        let error = refused("glowplug compute -D d -c f --extrenal-http-port 1");
+        assert!(
+            error.contains("a similar argument exists: '--external-http-port'"),
+            "{error}"
+        );
+        let error = refused("glowplug compute -D d -c f --remote-ext-base-url http://x/?a=b");
+        assert!(
+            error.contains("parameters detected in remote extensions base URL"),
+            "{error}"
+        );
+        let error = refused("glowplug compute -D d -c f --privileged-role-name Neon-Superuser");
+        assert!(error.contains("use only a-z and _"), "{error}");
+        let error = refused("glowplug compute -D d -c f --insecure-no-auth --jwks-file k");
+        assert!(error.contains("cannot be used with"), "{error}");
+    }
+
+    #[test]
+    fn the_base_url_of_extensions_ends_with_one_slash() {
+        for url in ["http://x/ext", "http://x/ext/", "http://x/ext//"] {
+            assert_eq!(base_url(url).unwrap(), "http://x/ext/");
+        }
+    }
+
+    #[test]
+    fn the_help_of_a_compute_is_as_people_see_it() {
+        let mut command = Cli::command().term_width(100);
+        let compute = command.find_subcommand_mut("compute").unwrap();
+        // What the environment of this test holds is not part of it.
+        let compute = compute.clone().mut_args(|arg| arg.hide_env_values(true));
+        insta::assert_snapshot!(compute.term_width(100).render_help().to_string());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `glowplug compute`: the entrypoint of a compute's pod.
 
+mod key_file;
 mod place;
 
 use std::net::SocketAddr;
@@ -23,11 +24,12 @@ use crate::compute::launch::{Launch, Launched};
 use crate::compute::pagestream_health::Rule;
 use crate::compute::postgres::StopBudget;
 use crate::compute::signals;
-use crate::http::auth::{Authorizer, Keys};
+use crate::http::auth::{Authorizer, KeyRing, Keys, Origin};
 use crate::http::{self, ServersConfig};
 use crate::process::{RunAs, Spawner};
 use crate::report::progress_bar;
 use crate::source;
+use crate::spec::neon_json::ComputeCtlConfig;
 use crate::spec::{ComputeSpec, Errors, Secrets, document, neon_json, validate};
 use crate::telemetry::correlation::Correlation;
 use crate::telemetry::metrics::Metrics;
@@ -84,13 +86,16 @@ async fn prepare(
 ) -> anyhow::Result<Launched> {
     let http = tls::http_client().context("cannot make an HTTP client")?;
     let config = config(args, compute_id.to_owned())?;
-    let servers = servers(args, compute_id)?;
+    let overlap = Duration::from_secs(args.key_overlap);
+    let ring = Arc::new(KeyRing::new(compute_id, overlap));
+    let servers = servers(args, compute_id, &ring)?;
     let place = Place::of(args, compute_id, &http, &metrics).await?;
+    let options = options(args, compute_id, &ring);
     let access = Access {
-        token: StorageToken::from_source(place.token_reader(&options(args))),
+        token: StorageToken::from_source(place.token_reader(&options)),
         ..Access::default()
     };
-    let Watched { source, look_again } = place.watch(options(args), cancel, tasks);
+    let Watched { source, look_again } = place.watch(options, cancel, tasks);
     let launch = Launch {
         config,
         spawner,
@@ -104,13 +109,18 @@ async fn prepare(
         publisher: place.publisher(compute_id),
     };
     let launched = launch.prepare().await?;
+    if let Some(path) = &args.jwks_file {
+        let (path, id) = (path.clone(), compute_id.to_owned());
+        tasks.spawn(key_file::follow(path, id, ring, cancel.clone()));
+    }
     place.tell(&launched, args.status_file.as_deref(), &metrics)?;
     Ok(launched)
 }
 
-fn options(args: &ComputeArgs) -> source::Options {
+fn options(args: &ComputeArgs, compute_id: &str, ring: &Arc<KeyRing>) -> source::Options {
+    let (ring, id) = (ring.clone(), compute_id.to_owned());
     source::Options {
-        resolve: Arc::new(resolve),
+        resolve: Arc::new(move |text, secrets| resolve(text, secrets, &ring, &id)),
         secrets_dir: args.secrets_dir.clone(),
         last_good_dir: args.last_good_dir.clone(),
         start_limit: SOURCE_START_LIMIT,
@@ -118,13 +128,35 @@ fn options(args: &ComputeArgs) -> source::Options {
 }
 
 /// Reads a document and insists on what a compute cannot do without. An envelope of
-/// Neon's may hold no spec yet: the compute then waits for one.
-fn resolve(text: &str, secrets: &Secrets<'_>) -> Result<Option<ComputeSpec>, Errors> {
-    let spec = document::parse(text, secrets)?.spec;
-    if let Some(spec) = &spec {
+/// Neon's may hold no spec yet: the compute then waits for one. Its keys are in force at
+/// once.
+fn resolve(
+    text: &str,
+    secrets: &Secrets<'_>,
+    ring: &KeyRing,
+    compute_id: &str,
+) -> Result<Option<ComputeSpec>, Errors> {
+    let document = document::parse(text, secrets)?;
+    if let Some(control) = &document.control {
+        take_keys(control, ring, compute_id);
+    }
+    if let Some(spec) = &document.spec {
         validate::require_storage(spec)?;
     }
-    Ok(spec)
+    Ok(document.spec)
+}
+
+/// A set without a usable key does not take away those that there are: nobody could
+/// mend it any more.
+fn take_keys(control: &ComputeCtlConfig, ring: &KeyRing, compute_id: &str) {
+    let jwks = control.jwks.keys.iter();
+    let jwks: Vec<_> = jwks
+        .filter_map(|key| serde_json::to_value(key).ok())
+        .collect();
+    match Keys::from_jwks(&jwks, compute_id) {
+        Ok(keys) => ring.replace(Origin::Configuration, keys),
+        Err(error) => warn!("compute_ctl_config.jwks lets nobody in: {error}"),
+    }
 }
 
 fn config(args: &ComputeArgs, compute_id: String) -> anyhow::Result<ComputeConfig> {
@@ -171,6 +203,7 @@ fn config(args: &ComputeArgs, compute_id: String) -> anyhow::Result<ComputeConfi
                 Some(_) => Some(Duration::from_secs(args.failed_linger)),
                 None => Some(Duration::ZERO),
             },
+            extension_census: Duration::from_secs(args.installed_extensions_collection_interval),
             stop: StopBudget {
                 fast: Duration::from_secs(args.stop_timeout).saturating_sub(IMMEDIATE_STOP),
                 immediate: IMMEDIATE_STOP,
@@ -207,16 +240,23 @@ fn bin_dir(program: &Path) -> anyhow::Result<PathBuf> {
     Ok(found.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
-fn servers(args: &ComputeArgs, compute_id: &str) -> anyhow::Result<ServersConfig> {
+fn servers(
+    args: &ComputeArgs,
+    compute_id: &str,
+    ring: &Arc<KeyRing>,
+) -> anyhow::Result<ServersConfig> {
     let (external, internal) = match args.http_port {
         Some(port) => (port, port + 1),
         None => (args.external_http_port, args.internal_http_port),
     };
-    let authorizer = match (&args.jwks_file, &args.config) {
-        _ if args.insecure_no_auth => Authorizer::Insecure,
-        (Some(path), _) => Authorizer::Keys(Keys::from_file(path, compute_id)?),
-        (None, Some(path)) => Authorizer::Keys(keys_of_config(path, compute_id)),
-        (None, None) => Authorizer::Keys(Keys::none(compute_id)),
+    let authorizer = if args.insecure_no_auth {
+        Authorizer::Insecure
+    } else {
+        // Keys of the configuration come with the first document of the source.
+        if let Some(path) = &args.jwks_file {
+            ring.replace(Origin::File, Keys::from_file(path, compute_id)?);
+        }
+        Authorizer::Ring(ring.clone())
     };
     Ok(ServersConfig {
         external: SocketAddr::new(args.external_http_address, external),
@@ -225,27 +265,10 @@ fn servers(args: &ComputeArgs, compute_id: &str) -> anyhow::Result<ServersConfig
         authorizer,
         parse_spec: |json| neon_json::parse(json).map_err(|errors| errors.to_string()),
         remote_extensions: args.remote_ext_base_url.is_some(),
+        lakebase_instance: std::env::var("INSTANCE_ID")
+            .ok()
+            .filter(|_| args.lakebase_mode),
         limits: http::Limits::default(),
-    })
-}
-
-/// The keys that Neon's config file names at the start. Without one that can be used
-/// nobody gets in, and postgres serves all the same: so does upstream.
-fn keys_of_config(path: &Path, compute_id: &str) -> Keys {
-    // What is wrong with the file, the source says.
-    let objects = std::fs::read_to_string(path)
-        .ok()
-        .and_then(|text| document::objects(&text).ok());
-    let jwks = objects.iter().flatten().find_map(|object| {
-        object
-            .pointer("/compute_ctl_config/jwks/keys")
-            .and_then(serde_json::Value::as_array)
-    });
-    let jwks = jwks.map(Vec::as_slice).unwrap_or_default();
-    Keys::from_jwks(jwks, compute_id).unwrap_or_else(|error| {
-        let file = path.display();
-        warn!("nobody can use the external API: of compute_ctl_config.jwks in {file}, {error}");
-        Keys::none(compute_id)
     })
 }
 

@@ -63,6 +63,8 @@ pub struct Limits {
     pub terminated_linger: Duration,
     /// How postgres is stopped.
     pub stop: StopBudget,
+    /// How often installed extensions are counted.
+    pub extension_census: Duration,
     /// How often the pageservers' counters are read.
     pub misrouted_scrape: Duration,
     /// When pagestream errors are a fault.
@@ -84,6 +86,7 @@ impl Default for Limits {
             invalid_spec_linger: Some(Duration::from_secs(30)),
             terminated_linger: Duration::from_secs(30),
             stop: StopBudget::default(),
+            extension_census: Duration::from_hours(1),
             misrouted_scrape: Duration::from_secs(15),
             pagestream: Rule::default(),
             probe_interval: Some(Duration::from_secs(5)),

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::config::ComputeConfig;
 use super::ending::Ending;
-use super::{Inputs, LookAgain, Outputs, StopSignal, local, owner};
+use super::{Inputs, LookAgain, Outputs, StopSignal, extension_census, local, owner};
 use crate::access::Access;
 use crate::http::{self, LocalPostgres, ServersConfig};
 use crate::process::Spawner;
@@ -68,7 +68,8 @@ struct OwnerParts {
 impl Launch {
     /// Listens, and prepares everything else. A port that is taken is an error at once.
     pub async fn prepare(self) -> Result<Launched, http::Error> {
-        let first = Snapshot::new(&self.config.compute_id, jiff::Timestamp::now());
+        let mut first = Snapshot::new(&self.config.compute_id, jiff::Timestamp::now());
+        first.insecure = self.servers.authorizer.is_insecure();
         let (snapshot, snapshots) = owner::snapshot_channel(&first);
         let (control_sender, control) = mpsc::channel(REQUEST_QUEUE);
         let (event_sender, event_receiver) = mpsc::channel(EVENT_QUEUE);
@@ -84,6 +85,12 @@ impl Launch {
         .await?;
         let tellers = TaskTracker::new();
         tellers.spawn(events::run(self.publisher, event_receiver, cancel.clone()));
+        tellers.spawn(extension_census::run(
+            self.config.clone(),
+            snapshots.clone(),
+            self.metrics.upstream.installed_extensions.clone(),
+            cancel.clone(),
+        ));
         let inputs = Inputs {
             source: self.source,
             control,

@@ -224,6 +224,7 @@ async fn serve(room: Room, storage: &Storage, wanted: &ComputeSpec) -> anyhow::R
             authorizer: Authorizer::Keys(key.keys),
             parse_spec: |json| neon_json::parse(json).map_err(|errors| errors.to_string()),
             remote_extensions: false,
+            lakebase_instance: None,
             limits: http::Limits::default(),
         },
         metrics: room.metrics.clone(),

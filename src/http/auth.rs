@@ -8,14 +8,18 @@
 //! keys are refused: what is published must not be able to sign.
 
 mod keys;
+mod ring;
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
 
 pub use keys::{KeyError, Keys};
+pub use ring::{KeyRing, Origin};
 
 use super::respond;
 
@@ -26,14 +30,22 @@ pub enum Authorizer {
     Insecure,
     /// Bearers of a token that one of these keys signed.
     Keys(Keys),
+    /// Bearers of a token that one of the keys of the moment signed.
+    Ring(Arc<KeyRing>),
 }
 
 impl Authorizer {
+    /// Whether anybody may do anything.
+    pub const fn is_insecure(&self) -> bool {
+        matches!(self, Self::Insecure)
+    }
+
     /// Whether a request with these headers may pass.
     pub fn authorize(&self, headers: &HeaderMap) -> Result<(), Denied> {
         match self {
             Self::Insecure => Ok(()),
             Self::Keys(keys) => keys.authorize(bearer(headers).ok_or(Denied::NoToken)?),
+            Self::Ring(ring) => ring.authorize(bearer(headers).ok_or(Denied::NoToken)?),
         }
     }
 }

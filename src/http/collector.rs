@@ -18,12 +18,16 @@ type Family = Box<dyn Collector>;
 
 pub(super) struct SnapshotCollector {
     snapshot: watch::Receiver<Arc<Snapshot>>,
+    lakebase_instance: Option<String>,
     descriptions: Vec<Desc>,
 }
 
 impl SnapshotCollector {
-    pub(super) fn new(snapshot: watch::Receiver<Arc<Snapshot>>) -> Result<Self, telemetry::Error> {
-        let families = families(&snapshot.borrow());
+    pub(super) fn new(
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        lakebase_instance: Option<String>,
+    ) -> Result<Self, telemetry::Error> {
+        let families = families(&snapshot.borrow(), lakebase_instance.as_deref());
         let families = families.map_err(|source| telemetry::Error::Register {
             name: "of the snapshot".to_owned(),
             source,
@@ -35,6 +39,7 @@ impl SnapshotCollector {
             .collect();
         Ok(Self {
             snapshot,
+            lakebase_instance,
             descriptions,
         })
     }
@@ -48,7 +53,8 @@ impl Collector for SnapshotCollector {
     fn collect(&self) -> Vec<MetricFamily> {
         let snapshot = self.snapshot.borrow().clone();
         // Names and labels are fixed: what `new` could make can be made again.
-        let families = families(&snapshot).unwrap_or_default();
+        let families = families(&snapshot, self.lakebase_instance.as_deref());
+        let families = families.unwrap_or_default();
         families
             .iter()
             .flat_map(|family| family.collect())
@@ -57,8 +63,8 @@ impl Collector for SnapshotCollector {
     }
 }
 
-fn families(snapshot: &Snapshot) -> prometheus::Result<Vec<Family>> {
-    let mut families = vec![up(snapshot)?];
+fn families(snapshot: &Snapshot, instance: Option<&str>) -> prometheus::Result<Vec<Family>> {
+    let mut families = vec![up(snapshot)?, attached(snapshot, instance)?];
     families.extend(startup(snapshot)?);
     families.extend(storage(snapshot)?);
     families.extend(monitor::families(snapshot)?);
@@ -105,6 +111,27 @@ fn up(snapshot: &Snapshot) -> prometheus::Result<Family> {
     up.with_label_values(&[build_tag, &snapshot.state.to_string()])
         .set(1);
     Ok(Box::new(up))
+}
+
+/// Upstream's gauge of lakebase mode (`compute_tools/src/hadron_metrics.rs`): the tenant
+/// and timeline that are served. It has no series elsewhere.
+fn attached(snapshot: &Snapshot, instance: Option<&str>) -> prometheus::Result<Family> {
+    let labels = [
+        "pg_compute_id",
+        "pg_instance_id",
+        "tenant_id",
+        "timeline_id",
+    ];
+    let help = "Compute node attached status (1 if attached)";
+    let attached = IntGaugeVec::new(Opts::new("pg_cctl_attached", help), &labels)?;
+    let ids = (snapshot.tenant_id(), snapshot.timeline_id());
+    if let (Some(instance), (Some(tenant), Some(timeline))) = (instance, ids) {
+        let (tenant, timeline) = (tenant.to_string(), timeline.to_string());
+        attached
+            .with_label_values(&[snapshot.compute_id.as_str(), instance, &tenant, &timeline])
+            .set(1);
+    }
+    Ok(Box::new(attached))
 }
 
 fn startup(snapshot: &Snapshot) -> prometheus::Result<Vec<Family>> {

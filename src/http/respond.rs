@@ -74,6 +74,10 @@ pub(super) struct Status {
     last_active: Option<String>,
     /// Why the start-up or the last reconfiguration failed.
     error: Option<String>,
+    /// `disabled` where everybody is let in; otherwise left out, as upstream has no such
+    /// field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorization: Option<&'static str>,
 }
 
 impl Status {
@@ -85,6 +89,7 @@ impl Status {
             state: snapshot.state.snake_case(),
             last_active: snapshot.last_active_at.map(|at| rfc3339(at, "+00:00")),
             error: snapshot.error.clone(),
+            authorization: snapshot.insecure.then_some("disabled"),
         }
     }
 }

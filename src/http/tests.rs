@@ -118,6 +118,7 @@ fn config(authorizer: Authorizer) -> ServersConfig {
         authorizer,
         parse_spec,
         remote_extensions: false,
+        lakebase_instance: Some("instance-1".to_owned()),
         limits: Limits::default(),
     }
 }
@@ -611,6 +612,10 @@ async fn metrics_show_the_snapshot_of_the_moment() {
     for line in [
         "glowplug_postgres_restarts_total 3",
         "glowplug_startup_seconds 1.5",
+        &format!(
+            "pg_cctl_attached{{pg_compute_id=\"{COMPUTE}\",pg_instance_id=\"instance-1\",\
+             tenant_id=\"{TENANT}\",timeline_id=\"{TIMELINE}\"}} 1"
+        ),
         "glowplug_pageserver_misrouted_pagestream_requests 7",
         "glowplug_wal_relay_lag_bytes 42",
         "glowplug_wal_relay_fenced 0",

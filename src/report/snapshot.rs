@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub compute_id: String,
     /// When the process started.
     pub started_at: Timestamp,
+    /// The external HTTP server lets everybody in.
+    pub insecure: bool,
     /// State, as upstream's API names it.
     pub state: ComputeState,
     /// The error of a failed start-up or reconfiguration, cause chain included.
@@ -406,6 +408,7 @@ impl Snapshot {
         Self {
             compute_id: compute_id.into(),
             started_at,
+            insecure: false,
             state: ComputeState::Empty,
             error: None,
             spec: None,

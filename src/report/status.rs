@@ -24,6 +24,7 @@ pub fn render(
         state: Some(snapshot.state),
         compute_id: Some(snapshot.compute_id.clone()),
         pod_name: None,
+        authorization: snapshot.insecure.then(|| "Disabled".to_owned()),
         applied_spec_hash: snapshot.spec.as_ref().map(|facts| facts.hash.clone()),
         started_at: Some(format!("{:.0}", snapshot.started_at)),
         last_active_at: snapshot.last_active_at.map(coarse),

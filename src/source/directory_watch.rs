@@ -28,14 +28,14 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// A directory to watch.
 #[derive(Debug, Clone)]
-pub(super) struct Watched {
-    pub(super) path: PathBuf,
+pub(crate) struct Watched {
+    pub(crate) path: PathBuf,
     /// Whether its subdirectories are watched too.
-    pub(super) recursive: bool,
+    pub(crate) recursive: bool,
 }
 
 /// Watches a few directories.
-pub(super) struct DirectoryWatch {
+pub(crate) struct DirectoryWatch {
     watched: Vec<Watched>,
     watchers: Vec<Option<OneWatch>>,
     /// Counts notices.
@@ -54,7 +54,7 @@ struct OneWatch {
 
 impl DirectoryWatch {
     /// Watches these; one that does not exist yet, as soon as it does.
-    pub(super) async fn start(watched: Vec<Watched>) -> Self {
+    pub(crate) async fn start(watched: Vec<Watched>) -> Self {
         let (notices, seen) = watch::channel(0);
         let mut look_again = interval_at(Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
         look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -72,7 +72,7 @@ impl DirectoryWatch {
     }
 
     /// Waits until something may have changed. Cancel safe.
-    pub(super) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         if !self.unreturned {
             tokio::select! {
                 // The sender is our own: this cannot fail.

@@ -2,6 +2,7 @@
 //! algorithms only.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -9,6 +10,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize as _;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::{Claims, Denied};
 
@@ -50,36 +52,44 @@ pub enum KeyError {
 /// The keys that sign tokens for one compute.
 pub struct Keys {
     compute_id: String,
-    keys: Vec<Key>,
+    keys: Vec<Arc<Key>>,
 }
 
-struct Key {
+/// One of them.
+pub(super) struct Key {
     id: Option<String>,
+    /// What it was read from, digested: equal ones are one key.
+    fingerprint: [u8; 32],
     verifying: DecodingKey,
     validation: Validation,
 }
 
-/// Shows ids only.
-impl std::fmt::Debug for Keys {
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+/// Shows the id only.
+impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ids: Vec<_> = self.keys.iter().map(|key| key.id.as_deref()).collect();
-        f.debug_struct("Keys")
-            .field("compute_id", &self.compute_id)
-            .field("ids", &ids)
+        f.debug_struct("Key")
+            .field("id", &self.id)
             .finish_non_exhaustive()
     }
 }
 
-impl Keys {
-    /// No keys: nobody gets in.
-    pub fn none(compute_id: &str) -> Self {
-        Self {
-            compute_id: compute_id.to_owned(),
-            keys: Vec::new(),
-        }
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys")
+            .field("compute_id", &self.compute_id)
+            .field("keys", &self.keys)
+            .finish()
     }
+}
 
-    /// Reads a file: a PEM public key, a JSON Web Key, or a set of them. Blocks.
+impl Keys {
+    /// Reads a file: PEM public keys, a JSON Web Key, or a set of them. Blocks.
     pub fn from_file(path: &Path, compute_id: &str) -> Result<Self, KeyError> {
         let text = std::fs::read(path).map_err(|source| KeyError::Read {
             path: path.to_owned(),
@@ -88,7 +98,7 @@ impl Keys {
         Self::parse(&text, compute_id)
     }
 
-    /// Reads a PEM public key, a JSON Web Key, or a set of them, at least one of which
+    /// Reads PEM public keys, a JSON Web Key, or a set of them, at least one of which
     /// must be usable.
     pub fn parse(text: &[u8], compute_id: &str) -> Result<Self, KeyError> {
         if text.trim_ascii_start().starts_with(b"-----BEGIN") {
@@ -106,7 +116,11 @@ impl Keys {
     /// Takes the usable ones of JSON Web Keys (RFC 7517), such as
     /// `compute_ctl_config.jwks.keys`. Others are logged and left out.
     pub fn from_jwks(jwks: &[Value], compute_id: &str) -> Result<Self, KeyError> {
-        let keys: Vec<Key> = jwks.iter().filter_map(Key::from_jwk).collect();
+        let keys: Vec<_> = jwks
+            .iter()
+            .filter_map(Key::from_jwk)
+            .map(Arc::new)
+            .collect();
         if keys.is_empty() {
             return Err(KeyError::NoneUsable { count: jwks.len() });
         }
@@ -117,19 +131,20 @@ impl Keys {
     }
 
     fn from_pem(pem: &[u8], compute_id: &str) -> Result<Self, KeyError> {
-        use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
-        let key = if let Ok(key) = DecodingKey::from_ed_pem(pem) {
-            Key::new(None, key, vec![EdDSA])
-        } else if let Ok(key) = DecodingKey::from_ec_pem(pem) {
-            Key::new(None, key, vec![ES256, ES384])
-        } else if let Ok(key) = DecodingKey::from_rsa_pem(pem) {
-            Key::new(None, key, vec![RS256, RS384, RS512, PS256, PS384, PS512])
-        } else {
-            return Err(KeyError::NoneUsable { count: 1 });
-        };
+        let text = String::from_utf8_lossy(pem);
+        let blocks: Vec<_> = text.split_inclusive("-----END PUBLIC KEY-----").collect();
+        let blocks = blocks.into_iter().filter(|block| !block.trim().is_empty());
+        let (mut keys, mut count) = (Vec::new(), 0);
+        for block in blocks {
+            count += 1;
+            keys.extend(Key::from_pem(block.trim().as_bytes()).map(Arc::new));
+        }
+        if keys.is_empty() {
+            return Err(KeyError::NoneUsable { count });
+        }
         Ok(Self {
             compute_id: compute_id.to_owned(),
-            keys: vec![key],
+            keys,
         })
     }
 
@@ -138,23 +153,56 @@ impl Keys {
         let key = DecodingKey::from_ed_der(public_key);
         Self {
             compute_id: compute_id.to_owned(),
-            keys: vec![Key::new(None, key, vec![Algorithm::EdDSA])],
+            keys: vec![Arc::new(Key::new(
+                None,
+                public_key,
+                key,
+                vec![Algorithm::EdDSA],
+            ))],
         }
     }
 
     pub(super) fn authorize(&self, token: &str) -> Result<(), Denied> {
-        let id = token_key_id(token);
-        let named = |key: &&Key| id.is_some() && key.id == id;
-        let claims = match self.keys.iter().find(named) {
-            Some(key) => key.verify(token),
-            None => self.keys.iter().find_map(|key| key.verify(token)),
-        };
-        claims.ok_or(Denied::Unverified)?.check(&self.compute_id)
+        verify(self.keys.iter().map(|key| &**key), token)?.check(&self.compute_id)
+    }
+
+    pub(super) fn into_keys(self) -> Vec<Arc<Key>> {
+        self.keys
     }
 }
 
+/// The claims of a token that one of the keys verifies. If it names a key that is known,
+/// only that one counts; two may have one name while one replaces the other.
+pub(super) fn verify<'a>(
+    keys: impl Iterator<Item = &'a Key> + Clone,
+    token: &str,
+) -> Result<Claims, Denied> {
+    let id = token_key_id(token);
+    let mut named = keys
+        .clone()
+        .filter(|key| id.is_some() && key.id == id)
+        .peekable();
+    let claims = if named.peek().is_some() {
+        named.find_map(|key| key.verify(token))
+    } else {
+        let mut keys = keys;
+        keys.find_map(|key| key.verify(token))
+    };
+    claims.ok_or(Denied::Unverified)
+}
+
 impl Key {
-    fn new(id: Option<String>, verifying: DecodingKey, algorithms: Vec<Algorithm>) -> Self {
+    #[cfg(test)]
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    fn new(
+        id: Option<String>,
+        source: &[u8],
+        verifying: DecodingKey,
+        algorithms: Vec<Algorithm>,
+    ) -> Self {
         let mut validation = Validation {
             algorithms,
             leeway: LEEWAY,
@@ -167,9 +215,25 @@ impl Key {
         validation.required_spec_claims.clear();
         Self {
             id,
+            fingerprint: Sha256::digest(source).into(),
             verifying,
             validation,
         }
+    }
+
+    fn from_pem(pem: &[u8]) -> Option<Self> {
+        use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
+        let (key, algorithms) = if let Ok(key) = DecodingKey::from_ed_pem(pem) {
+            (key, vec![EdDSA])
+        } else if let Ok(key) = DecodingKey::from_ec_pem(pem) {
+            (key, vec![ES256, ES384])
+        } else if let Ok(key) = DecodingKey::from_rsa_pem(pem) {
+            (key, vec![RS256, RS384, RS512, PS256, PS384, PS512])
+        } else {
+            tracing::warn!("a PEM block holds no public key that can be used, and is left out");
+            return None;
+        };
+        Some(Self::new(None, pem, key, algorithms))
     }
 
     fn from_jwk(value: &Value) -> Option<Self> {
@@ -190,7 +254,7 @@ impl Key {
             tracing::warn!(kid = id, "a JSON Web Key cannot be used and is left out");
         }
         let (key, algorithms) = usable?;
-        Some(Self::new(id, key, algorithms))
+        Some(Self::new(id, value.to_string().as_bytes(), key, algorithms))
     }
 
     fn verify(&self, token: &str) -> Option<Claims> {

@@ -192,6 +192,42 @@ fn every_kind_of_key_is_read_from_pem() {
 }
 
 #[test]
+fn several_keys_are_read_from_one_pem_file() {
+    let claims = json!({"compute_id": COMPUTE});
+    let ec = EncodingKey::from_ec_pem(EC_PRIVATE.as_bytes()).unwrap();
+    let pem = format!("{ED_PUBLIC}\n{EC_PUBLIC}");
+    let authorizer = Authorizer::Keys(Keys::parse(pem.as_bytes(), COMPUTE).unwrap());
+    let es256 = token(&Header::new(Algorithm::ES256), &claims, &ec);
+    for token in [signed(&claims), es256] {
+        assert_eq!(authorize(&authorizer, &format!("Bearer {token}")), Ok(()));
+    }
+}
+
+#[test]
+fn old_and_new_keys_pass_while_one_replaces_the_other() {
+    let claims = json!({"compute_id": COMPUTE});
+    let ring = Arc::new(KeyRing::new(COMPUTE, std::time::Duration::from_hours(1)));
+    let authorizer = Authorizer::Ring(ring.clone());
+    let old = format!("Bearer {}", signed(&claims));
+    assert_eq!(authorize(&authorizer, &old), Err(Denied::Unverified));
+    let keys = |jwk: &Value| Keys::from_jwks(std::slice::from_ref(jwk), COMPUTE).unwrap();
+    ring.replace(Origin::File, keys(&jwk()));
+    assert_eq!(authorize(&authorizer, &old), Ok(()));
+
+    // The new key has the old one's name, as careless signers have it.
+    let ec = EncodingKey::from_ec_pem(EC_PRIVATE.as_bytes()).unwrap();
+    let new = token(&Header::new(Algorithm::ES256), &claims, &ec);
+    let new = format!("Bearer {new}");
+    assert_eq!(authorize(&authorizer, &new), Err(Denied::Unverified));
+    ring.replace(
+        Origin::File,
+        Keys::parse(EC_PUBLIC.as_bytes(), COMPUTE).unwrap(),
+    );
+    assert_eq!(authorize(&authorizer, &old), Ok(()));
+    assert_eq!(authorize(&authorizer, &new), Ok(()));
+}
+
+#[test]
 fn keys_are_read_from_json_in_either_form() {
     let bearer = format!("Bearer {}", signed(&json!({"compute_id": COMPUTE})));
     for json in [jwk(), json!({"keys": [jwk()]})] {

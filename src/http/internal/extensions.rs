@@ -3,7 +3,8 @@
 //! `extension_server.rs`).
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use super::Internal;
 use crate::catalog::visit::extensions;
-use crate::http::api::{Api, Operation, json};
+use crate::http::api::{Api, Content, Operation, json};
 use crate::http::body;
 use crate::http::postgres::{LIMIT, failed};
 use crate::http::respond;
@@ -62,6 +63,8 @@ pub(super) fn routes(api: Api<Internal>) -> Api<Internal> {
             json!({"type": "boolean"}),
             "It is a library's file",
         )
+        .answers(StatusCode::NOT_FOUND, "Nothing is named", Content::Empty)
+        .fails(StatusCode::BAD_REQUEST, "The query is not usable")
         .fails(
             StatusCode::PRECONDITION_FAILED,
             "There is no store of extensions",
@@ -105,7 +108,21 @@ async fn install_extension(
     }
 }
 
-async fn download_extension(State(internal): State<Internal>) -> Response {
+/// The query of a download.
+#[derive(Deserialize)]
+struct Parameters {
+    #[serde(default, rename = "is_library")]
+    _is_library: bool,
+}
+
+async fn download_extension(
+    State(internal): State<Internal>,
+    query: Result<Query<Parameters>, QueryRejection>,
+) -> Response {
+    if let Err(rejection) = query {
+        let text = rejection.body_text().to_lowercase();
+        return respond::error(StatusCode::BAD_REQUEST, &text);
+    }
     if internal.remote_extensions {
         respond::not_implemented("/extension_server", "downloads of extensions")
     } else {
