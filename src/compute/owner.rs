@@ -12,6 +12,8 @@ mod requests;
 mod revisions;
 mod scrape;
 mod termination;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::sync::Arc;
@@ -42,8 +44,8 @@ use crate::report::{self, EventKind, PostgresPhase, Snapshot, StepFacts};
 use crate::spec::ComputeSpec;
 use crate::spec::revision::Revision;
 use crate::telemetry::traces::Parent;
-use jobs::Job;
 pub(super) use jobs::JobDone;
+use jobs::{Job, Perform};
 use requests::Waiters;
 use timers::Timers;
 
@@ -69,6 +71,9 @@ pub(super) struct Owner {
     current: Option<Revision>,
     /// Its spec as the source has it.
     specified: Option<Arc<ComputeSpec>>,
+    /// Postgres asked for its storage while other work was under way.
+    refresh_wanted: bool,
+    perform: Perform,
     job: Option<Job>,
     running: Option<Running>,
     waiters: Waiters,
@@ -95,8 +100,20 @@ pub async fn run(
     config: ComputeConfig,
     snapshot: Snapshot,
     spawner: Spawner,
+    inputs: Inputs,
+    outputs: Outputs,
+) -> Ending {
+    let perform: Perform = Box::new(|_, _, work| work);
+    run_with(config, snapshot, spawner, inputs, outputs, perform).await
+}
+
+async fn run_with(
+    config: ComputeConfig,
+    snapshot: Snapshot,
+    spawner: Spawner,
     mut inputs: Inputs,
     outputs: Outputs,
+    perform: Perform,
 ) -> Ending {
     let (fact_sender, mut facts) = mpsc::channel(FACT_QUEUE);
     let pagestream = PagestreamHealth::new(config.limits.pagestream);
@@ -116,6 +133,8 @@ pub async fn run(
         pending: None,
         current: None,
         specified: None,
+        refresh_wanted: false,
+        perform,
         job: None,
         running: None,
         waiters: Waiters::default(),

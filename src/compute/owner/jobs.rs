@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,13 @@ impl JobDone {
     }
 }
 
+/// What a job does.
+pub(in crate::compute) type Work = BoxFuture<'static, JobDone>;
+/// Carries out a job of this name; the tests of the owner hold jobs up, and end them as
+/// they like.
+pub(in crate::compute) type Perform =
+    Box<dyn Fn(&'static str, &CancellationToken, Work) -> Work + Send>;
+
 /// A running job.
 pub(super) struct Job {
     pub(super) cancel: CancellationToken,
@@ -79,9 +87,11 @@ pub(super) async fn finished(job: &mut Option<Job>) -> JobDone {
 impl Owner {
     fn begin(
         &mut self,
+        name: &'static str,
         cancel: CancellationToken,
         work: impl Future<Output = JobDone> + Send + 'static,
     ) {
+        let work = (self.perform)(name, &cancel, Box::pin(work));
         self.job = Some(Job {
             cancel,
             task: tokio::spawn(measure::job(self.outputs.metrics.clone(), work)),
@@ -117,6 +127,10 @@ impl Owner {
                 self.transition(Event::SpecAccepted);
                 self.next_job();
             }
+            ComputeState::Running if self.refresh_wanted => {
+                self.transition(Event::RefreshRequested);
+                self.next_job();
+            }
             _ => {}
         }
     }
@@ -142,7 +156,7 @@ impl Owner {
         // Named as upstream's (`compute_tools/src/compute.rs`).
         let span = self.traced(info_span!("start_compute"));
         let run = async { JobDone::Startup(Box::new(Box::pin(startup.run()).await)) };
-        self.begin(cancel, run.instrument(span));
+        self.begin("startup", cancel, run.instrument(span));
     }
 
     /// Makes a job part of the trace of whoever asked for it.
@@ -175,13 +189,14 @@ impl Owner {
         };
         let span = self.traced(info_span!("reconfigure"));
         let run = async { JobDone::Reconfigured(reconfigure::run(job).await) };
-        self.begin(cancel, run.instrument(span));
+        self.begin("reconfigure", cancel, run.instrument(span));
     }
 
     fn refresh(&mut self) {
         if !self.transition(Event::RefreshBegan) {
             return;
         }
+        self.refresh_wanted = false;
         let (Some(running), Some(current)) = (&self.running, &self.current) else {
             return;
         };
@@ -199,7 +214,7 @@ impl Owner {
             cancel: cancel.clone(),
         };
         let run = async { JobDone::Refreshed(refresh::run(job).await) };
-        self.begin(cancel, run.instrument(info_span!("refresh")));
+        self.begin("refresh", cancel, run.instrument(info_span!("refresh")));
     }
 
     pub(super) fn retry_catalog(&mut self) {
@@ -214,7 +229,7 @@ impl Owner {
         let (spawner, facts) = (self.spawner.clone(), self.fact_sender.clone());
         let cancel = CancellationToken::new();
         let token = cancel.clone();
-        self.begin(cancel, async move {
+        self.begin("catalog", cancel, async move {
             let applied = reconfigure::apply_catalog(
                 &config,
                 &started_with,
@@ -241,7 +256,7 @@ impl Owner {
             escalate: self.escalate.clone(),
         };
         let run = async { JobDone::Stopped(stop::run(job).await) };
-        self.begin(cancel, run.instrument(info_span!("stop")));
+        self.begin("stop", cancel, run.instrument(info_span!("stop")));
     }
 
     /// A start-up that keeps failing makes way for a new spec; one that gets on is

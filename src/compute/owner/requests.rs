@@ -138,6 +138,11 @@ impl Owner {
         }
         info!(state = %self.snapshot.state, "postgres asks where its pageservers went");
         if self.transition(Event::RefreshRequested) {
+            // A refresh under way is joined; other work does not look for storage.
+            self.refresh_wanted |= matches!(
+                self.snapshot.state,
+                ComputeState::ConfigurationPending | ComputeState::Configuration
+            );
             self.next_job();
         }
         Ok(())
