@@ -6,7 +6,7 @@ CARGO ?= cargo
 BIN := target/release/glowplug
 STATE_DIR ?=
 
-.PHONY: help setup build demo test check fmt lint deny generate bench simulate clean
+.PHONY: help setup build demo test check fmt lint deny generate bench simulate fuzz clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ bench: setup ## Measure against the yardsticks, in one run (BENCH: which; all)
 
 simulate: ## Run 100,000 seeds of the proposer's simulation
 	GLOWPLUG_SIM_SEEDS=100000 $(CARGO) test --release --locked --test simulation -- --nocapture
+
+fuzz: setup ## Fuzz each decoder for FUZZ_SECONDS (60), and print a table
+	@deploy/setup.sh cargo-fuzz
+	@fuzz/run.sh $(FUZZ_TARGETS)
 
 clean: ## Remove what was built
 	$(CARGO) clean

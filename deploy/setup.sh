@@ -3,8 +3,10 @@
 #
 # Usage: deploy/setup.sh              PostgreSQL, promtool, and a check for Rust and Go
 #        deploy/setup.sh cargo-deny   the license checker
+#        deploy/setup.sh cargo-fuzz   the fuzzer
 set -euo pipefail
 cargo_deny_version=0.20.2
+cargo_fuzz_version=0.13.1
 
 need() { # program, how to get it
   command -v "$1" >/dev/null || { echo "$1 is missing: $2" >&2; exit 1; }
@@ -24,6 +26,12 @@ as_root() {
 if [ "${1:-}" = cargo-deny ]; then
   cargo deny --version 2>/dev/null | grep -q "$cargo_deny_version" ||
     cargo install --locked --quiet cargo-deny --version "$cargo_deny_version"
+  exit
+fi
+
+if [ "${1:-}" = cargo-fuzz ]; then
+  need c++ "install a C++ compiler; it builds the fuzzer"
+  cargo fuzz --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-fuzz --version "$cargo_fuzz_version"
   exit
 fi
 

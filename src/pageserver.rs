@@ -13,7 +13,7 @@
 //! be made, and made anew before another attempt, by the caller.
 
 mod address;
-mod archive;
+pub mod archive;
 mod basebackup;
 mod grpc;
 mod lease;
@@ -35,8 +35,8 @@ pub use basebackup::{
 };
 pub use grpc::Failure as GrpcFailure;
 pub use lease::{Lease, LeaseRequest, lease_lsn};
-pub use locate::locate;
-pub use misrouted::scrape_misrouted;
+pub use locate::{locate, shard_map_in};
+pub use misrouted::{misrouted_in, scrape_misrouted};
 pub use probe::{ProbeRequest, ShardsRequest, probe, probe_shards};
 pub use refusal::Refusal;
 pub use shard_probe::{ProbeOutcome, ShardProbe};

@@ -9,8 +9,9 @@ mod entry_name;
 mod gunzip;
 mod untar;
 
-pub(super) use gunzip::Gunzip;
-pub(super) use untar::{Event, Untar, is_zero};
+pub use gunzip::{Gunzip, Inflated};
+pub(super) use untar::is_zero;
+pub use untar::{Event, Untar};
 
 /// What is wrong with an archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -65,9 +65,17 @@ async fn locate_with(
         url: url.clone(),
         problem,
     };
-    let located: Located =
-        serde_json::from_slice(&body).map_err(|error| problem(error.to_string()))?;
-    located.into_shard_map().map_err(problem)
+    shard_map_in(&body).map_err(problem)
+}
+
+/// Reads the answer to `locate`.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn shard_map_in(body: &[u8]) -> Result<ShardMap, String> {
+    let located: Located = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    located.into_shard_map()
 }
 
 /// `TenantLocateResponse` of `libs/pageserver_api/src/controller_api.rs`.

@@ -44,6 +44,13 @@ pub async fn scrape_misrouted(http: &reqwest::Client, pageserver_http: &str) -> 
     })
 }
 
+/// The counter in a text exposition that came in these pieces.
+pub fn misrouted_in<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Option<u64> {
+    let mut sum = Sum::new(COUNTER);
+    pieces.into_iter().for_each(|piece| sum.push(piece));
+    sum.finish()
+}
+
 /// Sums the samples of one counter in a text exposition that comes in pieces.
 /// Keeps no more than one line's beginning.
 struct Sum {

@@ -18,7 +18,7 @@ mod stream;
 
 pub use frontend::{Frontend, MAX_FRAME};
 pub use session::{Column, CopyInput, CopyReceiver, CopySender, Session};
-pub use startup::{MAX_STARTUP, Startup};
+pub use startup::{MAX_STARTUP, Startup, StartupPacket};
 
 use std::net::SocketAddr;
 use std::sync::Arc;

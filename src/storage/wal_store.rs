@@ -18,6 +18,7 @@
 //! All functions block: call them where blocking is allowed.
 
 mod control_file;
+pub use control_file::decode as decode_control_file;
 mod files;
 mod prefix;
 mod reader;

@@ -10,22 +10,24 @@ const WINDOW_BITS: u8 = 15;
 const MAGIC: u8 = 0x1F;
 
 /// The decoder.
-pub(in crate::pageserver) struct Gunzip {
+pub struct Gunzip {
     inflate: Decompress,
     ended: bool,
 }
 
 /// What one call did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::pageserver) struct Inflated {
+pub struct Inflated {
     /// Bytes of the input that are done with.
-    pub(in crate::pageserver) consumed: usize,
+    pub consumed: usize,
     /// Bytes of the output that were filled.
-    pub(in crate::pageserver) produced: usize,
+    pub produced: usize,
 }
 
 impl Gunzip {
-    pub(in crate::pageserver) fn new() -> Self {
+    /// At the beginning of a member.
+    #[expect(clippy::new_without_default, reason = "a beginning is said in words")]
+    pub fn new() -> Self {
         Self {
             inflate: Decompress::new_gzip(WINDOW_BITS),
             ended: false,
@@ -34,11 +36,7 @@ impl Gunzip {
 
     /// Inflates as much of `input` as fits into `output`. Either the input is used
     /// up or the output is full afterwards.
-    pub(in crate::pageserver) fn inflate(
-        &mut self,
-        input: &[u8],
-        output: &mut [u8],
-    ) -> Result<Inflated, Defect> {
+    pub fn inflate(&mut self, input: &[u8], output: &mut [u8]) -> Result<Inflated, Defect> {
         let (in_before, out_before) = (self.inflate.total_in(), self.inflate.total_out());
         let mut done = Inflated {
             consumed: 0,
@@ -67,7 +65,7 @@ impl Gunzip {
 
     /// Takes out what may be left inside although all input was taken, as `output`
     /// was filled to its last byte. Returns how much; 0 when nothing is left.
-    pub(in crate::pageserver) fn drain(&mut self, output: &mut [u8]) -> Result<usize, Defect> {
+    pub fn drain(&mut self, output: &mut [u8]) -> Result<usize, Defect> {
         if self.ended {
             return Ok(0);
         }
@@ -88,7 +86,7 @@ impl Gunzip {
     }
 
     /// To be called at the end of the input.
-    pub(in crate::pageserver) fn finish(self) -> Result<(), Defect> {
+    pub fn finish(self) -> Result<(), Defect> {
         if self.ended {
             Ok(())
         } else {

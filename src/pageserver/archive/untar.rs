@@ -14,7 +14,7 @@ const BLOCK: usize = 512;
 
 /// The next thing in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::pageserver) enum Event<'a> {
+pub enum Event<'a> {
     /// A directory; the path is empty for the root.
     Directory {
         /// Relative path.
@@ -34,7 +34,7 @@ pub(in crate::pageserver) enum Event<'a> {
 }
 
 /// The splitter.
-pub(in crate::pageserver) struct Untar {
+pub struct Untar {
     state: State,
     /// Bytes of the archive that were taken so far.
     offset: u64,
@@ -71,7 +71,9 @@ impl State {
 }
 
 impl Untar {
-    pub(in crate::pageserver) fn new() -> Self {
+    /// At the beginning of an archive.
+    #[expect(clippy::new_without_default, reason = "a beginning is said in words")]
+    pub fn new() -> Self {
         Self {
             state: State::header(),
             offset: 0,
@@ -81,10 +83,7 @@ impl Untar {
 
     /// Takes bytes off the front of `input` up to the next event; `None` when all
     /// were taken without one.
-    pub(in crate::pageserver) fn next<'a>(
-        &mut self,
-        input: &mut &'a [u8],
-    ) -> Result<Option<Event<'a>>, Defect> {
+    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Defect> {
         // A file is complete as soon as its last byte is there, so that an event
         // follows although no input may be left.
         loop {
@@ -142,7 +141,7 @@ impl Untar {
     }
 
     /// To be called at the end of the input.
-    pub(in crate::pageserver) fn finish(self) -> Result<(), Defect> {
+    pub fn finish(self) -> Result<(), Defect> {
         match self.state {
             State::End => Ok(()),
             State::Header { filled: 0, .. }

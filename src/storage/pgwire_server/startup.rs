@@ -13,7 +13,7 @@ const GSSENC_REQUEST: u32 = 80_877_104;
 
 /// A packet that has no type byte.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum StartupPacket {
+pub enum StartupPacket {
     /// SSLRequest: answered with one byte.
     Tls,
     /// GSSENCRequest: refused with one byte.
@@ -73,7 +73,11 @@ impl Startup {
 impl StartupPacket {
     /// Takes the first whole packet off `buffer`; `None` if there is none yet. The
     /// protocol's version number is not looked at, as upstream does not.
-    pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<Self>, String> {
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn parse(buffer: &mut BytesMut) -> Result<Option<Self>, String> {
         let [a, b, c, d, ..] = **buffer else {
             return Ok(None);
         };

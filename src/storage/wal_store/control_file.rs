@@ -96,7 +96,12 @@ fn encode(control: &ControlState) -> String {
     format!("{MAGIC} {:08x}\n{body}\n", crc32c::crc32c(body.as_bytes()))
 }
 
-fn decode(bytes: &[u8]) -> Result<ControlState, String> {
+/// Reads the content of a control file.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn decode(bytes: &[u8]) -> Result<ControlState, String> {
     let text = str::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
     let (head, body) = text.split_once('\n').ok_or("it has no second line")?;
     let body = body.strip_suffix('\n').ok_or("its end is missing")?;
