@@ -48,7 +48,7 @@ pub(crate) async fn program(stage: &Stage) -> PathBuf {
     let postgres = stage.bin_dir.join("postgres");
     let script = format!(
         "#!/bin/sh\n\
-         if [ \"$1\" = -D ] && [ $# = 2 ]; then cp -a '{}/.' \"$2\"; fi\n\
+         if [ \"$1\" = -D ]; then cp -a '{}/.' \"$2\"; fi\n\
          exec '{}' \"$@\"\n",
         cluster.display(),
         postgres.display(),
