@@ -81,6 +81,9 @@ async fn an_unreachable_pageserver_is_reported_and_waited_for_up_to_the_limit() 
     let nobody = Nobody::new();
     let url = format!("postgresql://no_user@{}", nobody.address());
     spec["spec"]["storage"]["pageservers"]["shards"][0]["libpq"] = json!(url);
+    // Which would know where the shard really is.
+    let storage = spec["spec"]["storage"].as_object_mut().unwrap();
+    storage.remove("storageController");
     let mut compute = stage.compute("a", &spec);
     compute.arguments = ["--storage-wait", "3", "--failed-linger", "0"]
         .map(str::to_owned)
